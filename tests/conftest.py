@@ -1,0 +1,10 @@
+"""For all tests: no network, and one torch thread (tiny models fall from seconds to tenths)."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports torch: it reads this once.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")

@@ -1,0 +1,360 @@
+"""The report in a real browser: headless Chromium over its debugging pipe. Skipped only where there is no Chromium."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tilehires.report import write_page
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--window-size=1200,800",
+    "--remote-debugging-pipe",
+)
+PATIENCE = 60.0  # seconds; the machine that tests may be busy
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)")
+
+
+def high_pipe() -> tuple[int, int]:
+    """A pipe whose two ends are numbered 10 or above."""
+    ends = os.pipe()
+    read, write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
+    for end in ends:
+        os.close(end)
+    return read, write
+
+
+class Browser:
+    """One Chromium with one page. `evaluate` runs JavaScript in it, `key` presses a key."""
+
+    def __init__(self, profile: Path) -> None:
+        # The child reads commands from descriptor 3 and answers on 4: ours are moved out of their way first.
+        command_out, self._commands = high_pipe()
+        self._answers, answer_in = high_pipe()
+
+        def connect() -> None:
+            os.dup2(command_out, 3)
+            os.dup2(answer_in, 4)
+
+        assert CHROMIUM is not None
+        self._process = subprocess.Popen(
+            [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            preexec_fn=connect,
+            pass_fds=(3, 4),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(command_out)
+        os.close(answer_in)
+        self._buffer = b""
+        self._number = 0
+        self.events: list[dict[str, Any]] = []
+        target = self.send("Target.createTarget", {"url": "about:blank"}, session=None)
+        attached = self.send("Target.attachToTarget", {**target, "flatten": True}, session=None)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.send(f"{domain}.enable")
+
+    def close(self) -> None:
+        os.close(self._commands)
+        os.close(self._answers)
+        self._process.terminate()
+        self._process.wait(PATIENCE)
+
+    def send(
+        self, method: str, params: dict[str, Any] | None = None, *, session: str | None = "page"
+    ) -> dict[str, Any]:
+        self._number += 1
+        body: dict[str, Any] = {"id": self._number, "method": method, "params": params or {}}
+        if session is not None:
+            body["sessionId"] = self._session
+        os.write(self._commands, json.dumps(body).encode() + b"\0")
+        while True:
+            answer = self._receive()
+            if answer.get("id") == self._number:
+                assert "error" not in answer, f"{method}: {answer['error']}"
+                return answer["result"]
+            self.events.append(answer)
+
+    def _receive(self) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            part = os.read(self._answers, 1 << 20)
+            assert part, "Chromium ended"
+            self._buffer += part
+        message, _, self._buffer = self._buffer.partition(b"\0")
+        return json.loads(message)
+
+    def open(self, page: Path, fragment: str = "") -> None:
+        self.events.clear()
+        self.send("Page.navigate", {"url": "about:blank"})
+        self.send("Page.navigate", {"url": page.as_uri() + fragment})
+        self.until("document.readyState === 'complete' && location.protocol === 'file:'")
+
+    def evaluate(self, expression: str) -> Any:
+        answer = self.send("Runtime.evaluate", {"expression": expression, "returnByValue": True, "awaitPromise": True})
+        assert "exceptionDetails" not in answer, f"{expression}: {answer['exceptionDetails']}"
+        return answer["result"].get("value")
+
+    def until(self, condition: str) -> None:
+        """Wait for a condition, because pictures load and layouts settle in their own time."""
+        end = time.monotonic() + PATIENCE
+        while not self.evaluate(condition):
+            assert time.monotonic() < end, f"never came true: {condition}"
+            time.sleep(0.02)
+
+    def key(self, key: str, *, up: bool = True) -> None:
+        printed = {"text": key} if len(key) == 1 else {}
+        self.send("Input.dispatchKeyEvent", {"type": "keyDown", "key": key, **printed})
+        if up:
+            self.send("Input.dispatchKeyEvent", {"type": "keyUp", "key": key})
+
+    def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
+        self.send("Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1, **more})
+
+    def errors(self) -> list[Any]:
+        """What the page threw or the browser refused since `open`."""
+        self.evaluate("0")
+        logged = [e["params"]["entry"] for e in self.events if e.get("method") == "Log.entryAdded"]
+        thrown = [e["params"] for e in self.events if e.get("method") == "Runtime.exceptionThrown"]
+        return thrown + [entry for entry in logged if entry["level"] == "error"]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
+
+
+HOSTILE = "odd/<img src=x onerror='window.owned=1'> \"q\" & 100%25 #1?\nünï.png"
+
+
+def finding(severity: str, box: list[int] | None) -> dict[str, Any]:
+    return {"check": "seam", "severity": severity, "value": 2.5, "limit": 1.66, "box": box, "message": "A tile border."}
+
+
+def make(folder: Path) -> Path:
+    """A small run on disk: five images of which one failed, two are flagged, one has a hostile name."""
+    images = []
+    for name, size in (
+        ("plain.png", 300),
+        ("warned.png", 1600),
+        ("wrong.png", 300),
+        ("broken.png", 300),
+        (HOSTILE, 300),
+    ):
+        for root, factor in (("input", 1), ("output", 2)):
+            path = folder / root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.linear_gradient("L").resize((size * factor, size * factor)).convert("RGB").save(path)
+        done = name != "broken.png"
+        images.append(
+            {
+                "id": name,
+                "input": {"path": name, "size": [size, size], "sha256": name + "i"},
+                "output": {"path": name, "size": [size * 2, size * 2], "sha256": name + "o"} if done else None,
+                "status": "done" if done else "failed",
+                "error": None
+                if done
+                else {"type": "ImageError", "message": "It is cut off.", "hint": "Copy it again."},
+                "settings": {"hires.scale": {"value": 2, "origin": "flag --scale"}},
+                "stages": [{"name": "hires", "seconds": 3.0, "facts": {"tiles": [[0, 0, 64, 64], [48, 0, 112, 64]]}}],
+                "findings": [],
+            }
+        )
+    images[1] |= {"flagged": True, "findings": [finding("warning", [100, 100, 200, 400])]}
+    images[2] |= {"flagged": True, "findings": [finding("info", None), finding("error", [10, 10, 60, 60])]}
+    run = {"input_folder": "../../input", "output_folder": "..", "device": "cpu"}
+    return write_page({"version": 1, "run": run, "summary": {}, "images": images}, folder / "output")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("run"))
+
+
+NAMES = "[...document.querySelectorAll('#grid .card')].map((card) => card.title)"
+ZOOM = "document.getElementById('zoom').textContent"
+OPENED = "document.getElementById('detail').hidden ? null : document.getElementById('detail-name').textContent"
+LOADED = "['before', 'after'].every((id) => document.getElementById(id).naturalWidth > 0)"
+
+
+def test_failures_and_flags_come_first(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    names = browser.evaluate(NAMES)
+    assert names[:3] == ["broken.png", "wrong.png", "warned.png"]
+    assert names[3].startswith("odd/<img src=x")
+    assert browser.errors() == []
+
+
+def test_hostile_name_shows_as_text_and_its_pictures_load(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.evaluate("[...document.querySelectorAll('.card')].find((card) => card.title.startsWith('odd/')).click()")
+    browser.until(LOADED)
+    assert "<img src=x onerror=" in browser.evaluate(OPENED)
+    assert browser.evaluate("window.owned") is None
+    assert browser.errors() == []
+
+
+def test_filters_and_sorting(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.evaluate("document.querySelector('[data-show=flagged]').click()")
+    assert browser.evaluate(NAMES) == ["wrong.png", "warned.png"]
+    browser.evaluate("document.querySelector('[data-show=all]').click()")
+    browser.key("/")
+    for letter in "cut":
+        browser.key(letter)
+    assert browser.evaluate(NAMES) == ["broken.png"], "the filter looks at error messages too"
+    browser.key("Escape")
+    browser.evaluate(
+        "(s => { s.value = 'pixels'; s.dispatchEvent(new Event('change')); })(document.getElementById('sort'))"
+    )
+    assert browser.evaluate(NAMES)[0] == "warned.png"
+
+
+def test_keys_walk_zoom_and_close(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.key("ArrowRight")  # onto the first card
+    browser.key("ArrowRight")
+    browser.evaluate("document.activeElement.click()")
+    browser.until(f"({OPENED}) === 'wrong.png'")
+    browser.key("ArrowRight")
+    browser.until(f"({OPENED}) === 'warned.png' && {LOADED}")
+    fitted = browser.evaluate(ZOOM)
+    browser.key("z")
+    assert browser.evaluate(ZOOM) == "100 %" != fitted
+    browser.key(" ")
+    assert browser.evaluate(ZOOM) == fitted
+    browser.key("Escape")
+    assert browser.evaluate(OPENED) is None
+    assert browser.evaluate("document.activeElement.title") == "warned.png", "closing puts the focus back on the card"
+
+
+def test_both_pictures_fill_one_box_at_every_zoom(browser: Browser, page: Path) -> None:
+    browser.open(page, "#image/warned.png")
+    browser.until(LOADED)
+    boxes = "['before', 'after', 'overlay'].map((id) => document.getElementById(id).getBoundingClientRect().toJSON())"
+    for key in ("", "z", "+"):
+        if key:
+            browser.key(key)
+        before, after, overlay = browser.evaluate(boxes)
+        assert before == after == overlay, f"the pictures lie apart after the key {key!r}"
+    browser.key("z")
+    _, after, _ = browser.evaluate(boxes)
+    assert after["width"] == 3200 / browser.evaluate("devicePixelRatio")
+
+
+def test_dragging_moves_the_divider_and_the_picture(browser: Browser, page: Path) -> None:
+    browser.open(page, "#image/warned.png")
+    browser.until(LOADED)
+    stage = browser.evaluate("document.getElementById('stage').getBoundingClientRect().toJSON()")
+    middle, row = stage["left"] + stage["width"] / 2, stage["top"] + stage["height"] / 2
+
+    def drag(x0: float, x1: float, y: float) -> None:
+        browser.mouse("mousePressed", x0, y)
+        browser.mouse("mouseMoved", x1, y, buttons=1)
+        browser.mouse("mouseReleased", x1, y)
+
+    drag(middle, stage["left"] + stage["width"] / 4, row)
+    assert browser.evaluate("document.getElementById('split').getAttribute('aria-valuenow')") == "25"
+    assert "75%" in browser.evaluate("document.getElementById('before-layer').style.clipPath")
+    browser.key("z")
+    left = "document.getElementById('after').getBoundingClientRect().left"
+    before = browser.evaluate(left)
+    assert before == round(before), "at 100 % the picture must lie on whole screen pixels"
+    drag(middle, middle - 100, row + 50)
+    assert browser.evaluate(left) == before - 100
+    assert browser.evaluate("document.getElementById('split').getAttribute('aria-valuenow')") == "25"
+
+
+def test_holding_b_shows_only_the_input(browser: Browser, page: Path) -> None:
+    browser.open(page, "#image/plain.png")
+    browser.until(LOADED)
+    clip = "document.getElementById('before-layer').style.clipPath"
+    browser.key("b", up=False)
+    assert "50%" not in browser.evaluate(clip)
+    browser.send("Input.dispatchKeyEvent", {"type": "keyUp", "key": "b"})
+    assert "50%" in browser.evaluate(clip)
+
+
+def test_findings_are_boxed_and_cropped(browser: Browser, page: Path) -> None:
+    browser.open(page, "#image/wrong.png")
+    browser.until(LOADED)
+    shown = "[...document.querySelectorAll('#overlay .finding')].map((n) => getComputedStyle(n).visibility)"
+    assert browser.evaluate(shown) == ["visible"]
+    assert browser.evaluate("document.querySelectorAll('#panel canvas').length") == 2
+    browser.key("x")
+    assert browser.evaluate(shown) == ["hidden"]
+    browser.evaluate("document.querySelector('.finding-button:not(:disabled)').click()")
+    assert browser.evaluate(ZOOM) == "400 %", "a click on a finding goes to its place"
+
+
+def test_a_failed_image_shows_its_error_and_hint(browser: Browser, page: Path) -> None:
+    browser.open(page, "#image/broken.png")
+    text = browser.evaluate("document.getElementById('panel').innerText")
+    assert "It is cut off." in text
+    assert "Copy it again." in text
+    assert browser.evaluate("document.getElementById('split').hidden") is True
+
+
+def test_a_missing_picture_is_said_and_the_other_stays(browser: Browser, tmp_path: Path) -> None:
+    page = make(tmp_path)
+    (tmp_path / "input" / "plain.png").unlink()
+    browser.open(page, "#image/plain.png")
+    browser.until("!document.getElementById('stage-note').hidden")
+    assert "input isn't there" in browser.evaluate("document.getElementById('stage-note').textContent")
+    assert browser.evaluate("document.getElementById('after-layer').hidden") is False
+
+
+def test_only_files_are_asked_for(browser: Browser, page: Path) -> None:
+    browser.open(page, "#image/plain.png")
+    browser.until(LOADED)
+    urls = [e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
+    assert urls
+    assert all(url.startswith(("file:", "data:", "about:")) for url in urls), f"the page went to the network: {urls}"
+
+
+def test_a_thousand_images_load_at_once(browser: Browser, tmp_path: Path) -> None:
+    values = {f"section.key{i}": {"value": i, "origin": "default"} for i in range(60)}
+    images = [
+        {
+            "id": f"photos/{i:04d}.png",
+            "input": {"path": f"{i}.png", "size": [512, 512], "sha256": ""},
+            "output": {"path": f"{i}.png", "size": [2048, 2048], "sha256": ""},
+            "status": "done",
+            "settings": values | {"generate.seed": {"value": i, "origin": "image metadata"}},
+            "stages": [{"name": "tiled.1", "seconds": 9.0, "facts": {"tiles": [[x, 0, x + 9, 9] for x in range(60)]}}],
+        }
+        for i in range(1000)
+    ]
+    run = {"input_folder": "../../input", "output_folder": ".."}
+    page = write_page({"version": 1, "run": run, "summary": {}, "images": images}, tmp_path)
+    assert page.stat().st_size < 4e6, "the page stores what all images share more than once"
+    browser.open(page)
+    assert browser.evaluate("document.querySelectorAll('#grid .card').length") == 1000
+    browser.evaluate("window.from = performance.now(); filter('09'); document.body.offsetHeight")
+    took = browser.evaluate("performance.now() - window.from")
+    assert took < 2000, f"filtering 1,000 images took {took:.0f} ms"
+    assert browser.errors() == []

@@ -1,0 +1,81 @@
+"""Writing that survives a crash: a file is either there whole or not there at all.
+
+The order is restic's and borg's: temporary file in the same folder, fsync, rename, fsync the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from tilehires.errors import RunError
+
+TEMPORARY = ".tilehires-tmp-"
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing that appears under `path` only when the block ends without an error.
+
+    Raises RunError when the disk is full or the folder can't be written: no later image would fare better.
+    """
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+        temporary = None
+        sync_folder(path.parent)
+    except OSError as error:
+        raise_if_hopeless(error, path)
+        raise
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def raise_if_hopeless(error: OSError, path: Path) -> None:
+    """Turn an error that will meet every further image too into one that stops the run and says what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise RunError(
+            f"The disk is full: {path} could not be written.",
+            hint="Free some space and run the same command again: what is done is kept.",
+        ) from error
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        raise RunError(
+            f"{path.parent} can't be written: {error.strerror}.", hint="Choose another output folder with -o."
+        ) from error
+
+
+def write_json(path: Path, body: Any) -> None:
+    """Write JSON atomically, indented; ASCII, so that file names of any bytes survive."""
+    with atomic(path) as stream:
+        stream.write(json.dumps(body, indent=1).encode())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable, where the system can (Windows can't open folders)."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files a killed process left behind. Only call while holding the output's lock."""
+    for leftover in folder.rglob(TEMPORARY + "*"):
+        leftover.unlink(missing_ok=True)

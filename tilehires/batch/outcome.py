@@ -1,0 +1,61 @@
+"""report.json and the page, from records (schema: docs/report-json.md)."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tilehires import __version__
+from tilehires.batch.files import write_json
+from tilehires.batch.setup import Setup
+from tilehires.batch.summary import Summary
+from tilehires.records import SCHEMA_VERSION
+from tilehires.report import write_page
+
+LIBRARIES = ("torch", "diffusers", "transformers", "spandrel", "pillow", "opencv-python", "numpy")
+
+
+def environment_of(setup: Setup) -> dict[str, Any]:
+    """The numeric environment: within one, equal inputs give equal bytes (docs/determinism.md)."""
+    return {
+        "device": setup.device.type,
+        "dtype": str(setup.dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "tile_batch": setup.plan.tile_batch,
+    }
+
+
+def report_of(summary: Summary, output: Path, inputs: Path, *, run: Mapping[str, Any], setup: Setup) -> Path:
+    """Write output/report/report.json and its page; returns the page's path."""
+    folder = output / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    body = {
+        "version": SCHEMA_VERSION,
+        "run": {
+            **run,
+            "versions": {"tilehires": __version__, "python": platform.python_version()}
+            | {library: version(library) for library in LIBRARIES},
+            "device": str(setup.device),
+            "input_folder": _relative(inputs, folder),
+            "output_folder": "..",
+        },
+        "summary": summary.counts(),
+        "images": [record.to_json() for record in summary.records],
+    }
+    write_json(folder / "report.json", body)
+    return write_page(body, output)
+
+
+def _relative(path: Path, start: Path) -> str:
+    """`path` as seen from `start`; absolute where there is no way (another drive on Windows)."""
+    try:
+        return Path(os.path.relpath(path.resolve(), start.resolve())).as_posix()
+    except ValueError:
+        return path.resolve().as_posix()

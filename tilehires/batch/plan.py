@@ -1,0 +1,93 @@
+"""What a run would do with each image: sizes, tiles, batch, memory. Reads headers only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tilehires.batch.discover import discover
+from tilehires.batch.hashes import HashMemory
+from tilehires.batch.job import Job, prepare
+from tilehires.batch.setup import Setup, set_up
+from tilehires.config import Config
+from tilehires.errors import ImageError
+from tilehires.images import suffix_of
+from tilehires.memory import GIB
+from tilehires.stages.redenoise import PassStage
+from tilehires.tiling.grid import TileGrid
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStage:
+    """One upscale with its second pass; `grid` in latent cells. `evaluations`: steps run, each over all tiles."""
+
+    name: str
+    size: str
+    grid: TileGrid
+    factor: int
+    batch: int
+    evaluations: int
+
+    def line(self) -> str:
+        if not self.evaluations:
+            return f"  {self.name:<8} {self.size:<12} upscale only"
+        tile, count = self.grid.tile, len(self.grid.tiles)
+        shape = f"{count} tile{'s' if count > 1 else ''} of {tile.width * self.factor}x{tile.height * self.factor}"
+        return (
+            f"  {self.name:<8} {self.size:<12} {shape}, {self.batch} at a time, {self.evaluations} steps, "
+            f"work {self.grid.work * self.evaluations:.1f} x the canvas"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePlan:
+    """One image's way; `error` where it can't be done."""
+
+    id: str
+    output: str
+    sizes: str
+    stages: tuple[PlannedStage, ...]
+    memory: str
+    disk: int
+    error: str = ""
+
+    def lines(self) -> list[str]:
+        if self.error:
+            return [f"{self.id}: {self.error}"]
+        head = f"{self.id} -> {self.output}  {self.sizes}, {self.memory}, cache {self.disk / 2**20:.0f} MB"
+        return [head, *(stage.line() for stage in self.stages)]
+
+
+def plan(config: Config, source: Path, output: Path) -> list[ImagePlan]:
+    """Plan every image of `source`. Writes nothing, loads no weights. Raises RunError as `run` does before its first image."""
+    settings = config.settings.run
+    setup = set_up(config, load_upscalers=False)
+    found = discover(source, output, suffix=suffix_of(settings.format), follow_links=settings.resolve_links)
+    rows = []
+    for image in found.found[: settings.limit or None]:
+        try:
+            job = prepare(image, setup.config, setup.checkpoint, HashMemory(None))
+        except ImageError as error:
+            rows.append(ImagePlan(image.id, image.output, "", (), "", 0, f"{error.message} {error.hint}".rstrip()))
+        else:
+            rows.append(_planned(job, setup))
+    return rows
+
+
+def _planned(job: Job, setup: Setup) -> ImagePlan:
+    factor = setup.checkpoint.vae_factor
+    stages = tuple(
+        PlannedStage(
+            stage.name,
+            str(stage.settings.size),
+            stage.grid(factor),
+            factor,
+            setup.plan.tile_batch,
+            stage.steps.run if stage.settings.values.denoise > 0 else 0,
+        )
+        for stage in job.stages
+        if isinstance(stage, PassStage)
+    )
+    disk = sum(step.crop.size.pixels for step in job.route.steps) * 3 * 2
+    memory = f"{setup.plan.peak / GIB:.2f} of {setup.plan.budget / GIB:.1f} GiB on {setup.device}"
+    return ImagePlan(job.id, job.found.output, f"{job.route.source} -> {job.route.target}", stages, memory, disk)

@@ -1,0 +1,183 @@
+"""The run: one image after the other, one error fence around each, a summary whatever happens."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tilehires.batch.discover import Discovery, Found, discover
+from tilehires.batch.job import prepare
+from tilehires.batch.log import RunLog
+from tilehires.batch.outcome import environment_of, report_of
+from tilehires.batch.process import Context, process
+from tilehires.batch.setup import Setup, set_up
+from tilehires.batch.store import Store
+from tilehires.batch.summary import Summary
+from tilehires.batch.workspace import Workspace
+from tilehires.config import Config
+from tilehires.diffusion.bay import Bay
+from tilehires.errors import ConfigError, Interrupted, RunError, TilehiresError
+from tilehires.images import suffix_of
+from tilehires.memory import parse_bytes
+from tilehires.progress import BatchProgress, SilentBatch
+from tilehires.records import ErrorRecord, FileRecord, Record
+from tilehires.stages import Tools
+
+STAGES = ("hires", "tiled", "check")
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What isn't a setting because it changes no image. `force`: stages to redo, with all that follow ("tiled" means all of them)."""
+
+    force: tuple[str, ...] = ()
+    command: str = ""
+
+
+def run(
+    config: Config,
+    source: Path,
+    output: Path,
+    *,
+    options: RunOptions | None = None,
+    progress: BatchProgress | None = None,
+) -> Summary:
+    """Bring every image of `source` (a folder, or one file) to its finished file under `output`.
+
+    An image that fails is recorded, and the next one is done. Raises RunError when the run can't begin or go on: nothing
+    to do (2), a missing model (5), another run on the same output (6). Interrupted (Ctrl-C), it returns a summary of what
+    was done.
+    """
+    options, progress = options or RunOptions(), progress or SilentBatch()
+    settings = config.settings.run
+    found = discover(source, output, suffix=suffix_of(settings.format), follow_links=settings.resolve_links)
+    setup = set_up(config)
+    workspace = Workspace(output)
+    with workspace.locked():
+        log = RunLog(workspace.logs)
+        try:
+            return _Run(setup, found, workspace, options, progress, log).all()
+        finally:
+            log.close()
+
+
+class _Run:
+    """The state of one run: what is done so far."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        found: Discovery,
+        workspace: Workspace,
+        options: RunOptions,
+        progress: BatchProgress,
+        log: RunLog,
+    ) -> None:
+        self.config = setup.config
+        self.setup, self.found, self.workspace, self.options = setup, found, workspace, options
+        self.progress, self.log = progress, log
+        self.started = time.time()
+        self.records: list[Record] = []
+        limit = parse_bytes(self.config.settings.run.cache_limit, what="run.cache_limit")
+        bay = Bay(setup.device, setup.dtype)
+        self.context = Context(
+            workspace=workspace,
+            store=Store(workspace.cache, limit),
+            tools=Tools(bay, setup.plan, progress),
+            environment=environment_of(setup),
+            force=_forced(options.force),
+            models={setup.checkpoint.reference: workspace.hashes.sha256(setup.checkpoint.files[0])},
+        )
+
+    def all(self) -> Summary:
+        """Every image in turn, then the report."""
+        settings = self.config.settings.run
+        todo = self.found.found[: settings.limit or None]
+        self.log.event("start", images=len(todo), skipped=len(self.found.skipped), command=self.options.command)
+        interrupted = False
+        self.progress.begin_batch(len(todo))
+        try:
+            for image in todo:
+                self._one(image)
+        except (KeyboardInterrupt, Interrupted):
+            interrupted = True
+        finally:
+            self.progress.end_batch()
+            summary = self._close(interrupted)
+        return summary
+
+    def _one(self, image: Found) -> None:
+        """One image behind the fence: whatever goes wrong with it is its own record, unless the run itself can't go on."""
+        self.progress.begin_image(image.id)
+        began = time.monotonic()
+        try:
+            job = prepare(image, self.config, self.setup.checkpoint, self.workspace.hashes)
+            record = process(job, self.context)
+        except RunError:
+            self.log.event("stop", id=image.id)
+            raise
+        except TilehiresError as error:
+            record = self._failed(image, ErrorRecord(type(error).__name__, error.message, error.hint))
+        except Exception as error:  # the one fence: a bug or a broken library costs one image, not the night
+            self.log.event("traceback", id=image.id, text=traceback.format_exc())
+            hint = f"This is a bug in tilehires or a library; the traceback is in {self.workspace.logs}."
+            record = self._failed(image, ErrorRecord(type(error).__name__, f"{type(error).__name__}: {error}.", hint))
+        self.records.append(record)
+        self.context.store.trim()
+        self.log.event(
+            "image",
+            id=image.id,
+            status=record.status,
+            cached=record.cached,
+            flagged=record.flagged,
+            seconds=round(time.monotonic() - began, 3),
+            error=record.error.message if record.error else None,
+        )
+        self.progress.end_image("cached" if record.cached else record.status)
+
+    def _failed(self, image: Found, error: ErrorRecord) -> Record:
+        self.progress.note(f"{image.id}: {error.message} {error.hint}".rstrip())
+        record = Record(image.id, FileRecord(image.id, (0, 0), ""), None, "failed", error=error)
+        self.workspace.write_record(record)
+        return record
+
+    def _close(self, interrupted: bool) -> Summary:
+        """The report and the summary of what was done until now."""
+        skipped = [
+            Record(file.id, FileRecord(file.id, (0, 0), ""), None, "skipped", notes=(file.reason,))
+            for file in self.found.skipped
+        ]
+        records = (*self.records, *skipped)
+        left = len(self.found.found) - len(self.records)
+        summary = Summary(records, left, interrupted, self.config.settings.run.strict)
+        page = report_of(
+            summary,
+            self.workspace.output,
+            self.found.root,
+            run={
+                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
+                "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "command": self.options.command or " ".join(sys.argv),
+                "plan": self.setup.described_plan(),
+            },
+            setup=self.setup,
+        )
+        self.log.event("end", **summary.counts(), left=left, interrupted=interrupted)
+        return Summary(records, left, interrupted, self.config.settings.run.strict, str(page))
+
+
+def _forced(names: Sequence[str]) -> frozenset[str]:
+    """Stage names to redo. Raises ConfigError for one that no image can have."""
+    for name in names:
+        if name.partition(".")[0] not in STAGES:
+            raise ConfigError(
+                f"There is no stage {name!r}.", hint=f"The stages are {', '.join(STAGES)}; one tiled step is tiled.2."
+            )
+    return frozenset(names) | frozenset({"tiled.1"} if "tiled" in names else ())
+
+

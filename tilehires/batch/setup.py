@@ -1,0 +1,114 @@
+"""What is settled before the first image: the checkpoint, the upscalers, the device, the plan. Errors here cost no image."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tilehires import memory, upscalers
+from tilehires.config import Config
+from tilehires.config.settings import hires_pass, tiled_pass
+from tilehires.diffusion import checkpoints, samplers
+from tilehires.diffusion.checkpoints import Checkpoint
+from tilehires.errors import ConfigError, MissingError
+from tilehires.geometry import Size
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run's settled facts. `config` knows the checkpoint's family."""
+
+    config: Config
+    checkpoint: Checkpoint
+    device: torch.device
+    dtype: torch.dtype
+    plan: memory.Plan
+
+    def described_plan(self) -> dict[str, Any]:
+        """As in report.json."""
+        return {
+            "tile_batch": self.plan.tile_batch,
+            "predicted_peak_bytes": self.plan.peak,
+            "budget_bytes": self.plan.budget,
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+
+
+def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
+    """Settle a run. `load_upscalers`: make sure that upscaler files load, and not only that they are there. Raises MissingError (5) for a model that isn't there or doesn't load, ConfigError (2) for the rest."""
+    checkpoint = checkpoints.inspect(config.require_checkpoint(), prediction=config.settings.model.prediction)
+    config = config.for_family(checkpoint.family.name)
+    settings = config.settings
+    for values in (hires_pass(settings, 0), tiled_pass(settings, 0)):
+        samplers.check(values.sampler, values.scheduler)
+        upscalers.check(values.upscaler) if load_upscalers else upscalers.files(values.upscaler)
+    device = device_of(settings.run.device)
+    dtype = _dtype(settings.model.dtype, device)
+    return Setup(config, checkpoint, device, dtype, _plan(config, checkpoint, device, dtype))
+
+
+def device_of(name: str) -> torch.device:
+    """The device of that name; "auto" takes a GPU where there is one. Raises MissingError for one that isn't there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"{name!r} is no device.", hint="Choose auto, cpu, cuda, cuda:N or mps.") from error
+    missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
+    if missing.get(device.type) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        raise MissingError(f"There is no device {name} here.", hint="Leave --device away, or see `tilehires doctor`.")
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name != "auto":
+        return DTYPES[name]
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def _plan(config: Config, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> memory.Plan:
+    settings = config.settings
+    family = checkpoint.family
+    bytes_each = torch.finfo(dtype).bits // 8
+    need = memory.Need(weights=checkpoint.unet_parameters * bytes_each, per_cell=family.bytes_per_cell * bytes_each / 2)
+    side = (settings.tiled.tile_max or family.tile_max) // checkpoint.vae_factor
+    guided = max(hires_pass(settings, 0).cfg, tiled_pass(settings, 0).cfg) > 1
+    accelerator = device.type != "cpu"
+    if accelerator:
+        budget = _budget(settings.memory.vram, "memory.vram", _device_memory(device))
+    else:
+        budget = _budget(settings.memory.ram, "memory.ram", _host_memory() // 2)
+    return memory.plan(
+        need,
+        Size(side, side),
+        memory.MOST_TILES,
+        budget=budget,
+        guided=guided,
+        accelerator=accelerator,
+        asked_batch=settings.memory.tile_batch,
+    )
+
+
+def _budget(asked: str, name: str, otherwise: int) -> int:
+    return otherwise if asked == "auto" else memory.parse_bytes(asked, what=name)
+
+
+def _device_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return _host_memory() // 2  # a Mac's GPU shares the host's memory
+
+
+def _host_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 8 * memory.GIB  # Windows tells it another way; a figure that any machine that can run this has

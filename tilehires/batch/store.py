@@ -1,0 +1,135 @@
+"""The stage cache: artefact first, record second; a record's existence is completion.
+
+Pixels lie on disk as 16-bit arrays (memory-mapped `.npy`). A stage that was just computed is read back as well, so that the next
+one gets the same numbers as after a restart, and an interrupted run equals an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tilehires.batch.files import atomic, write_json
+from tilehires.checks.finding import Finding
+from tilehires.geometry import Box
+from tilehires.progress import Progress
+from tilehires.stages import Stage, StageResult
+
+LEVELS = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The record of one stored result; `crc32` of its 16-bit pixels, None when the stage made none."""
+
+    crc32: int | None
+    facts: Mapping[str, Any]
+    findings: tuple[Finding, ...]
+    environment: Mapping[str, Any]
+
+
+def fingerprint(stage: Stage, parent: str, hashes: Mapping[str, str], environment: Mapping[str, Any] | None) -> str:
+    """The identity of a stage's result, from everything that shapes it. `parent`: the stage's before it, or the input's hash.
+
+    `environment` is given only under --deterministic: upgrading torch must not redo a finished night.
+    """
+    body = {
+        "stage": stage.name,
+        "version": stage.version,
+        "parent": parent,
+        "settings": stage.settings.model_dump(mode="json"),
+        "models": sorted(hashes[str(path)] for path in stage.models),
+        "environment": environment,
+    }
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+class Store:
+    """Stage results under one folder, by fingerprint."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        """`limit`: bytes the artefacts may take together."""
+        self._folder = folder
+        self._limit = limit
+
+    def peek(self, key: str) -> Entry | None:
+        """What is recorded of a result, without its pixels; None when there is no readable record."""
+        try:
+            body = json.loads(self._record(key).read_text(encoding="utf-8"))
+            findings = tuple(Finding(**{**f, "box": Box(*f["box"]) if f["box"] else None}) for f in body["findings"])
+            return Entry(body["crc32"], body["facts"], findings, body["environment"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def pixels(self, key: str, entry: Entry, progress: Progress) -> np.ndarray | None:
+        """The stored pixels, float32 HWC in [0, 1]; None when they were dropped, or are damaged, which is noted."""
+        path = self._artefact(key)
+        if not path.is_file():
+            return None
+        try:
+            levels = np.load(path, mmap_mode="r", allow_pickle=False)
+            if levels.dtype == np.uint16 and levels.ndim == 3 and zlib.crc32(np.ascontiguousarray(levels)) == entry.crc32:
+                return restored(levels)
+        except (OSError, ValueError):
+            pass  # as damaged as a wrong checksum, and said in the same words
+        progress.note(f"A cached result is damaged and is made again: {path.name}.")
+        return None
+
+    def put(self, key: str, stage: Stage, result: StageResult, environment: Mapping[str, Any]) -> StageResult:
+        """Store a result, and return it as a later run would read it."""
+        crc = None
+        if stage.makes_pixels:
+            levels = quantised(result.pixels)
+            crc = zlib.crc32(levels)
+            with atomic(self._artefact(key)) as stream:
+                np.lib.format.write_array(stream, levels, allow_pickle=False)
+            result = StageResult(restored(levels), result.facts, result.findings)
+        findings = [{**asdict(f), "box": f.box.as_list() if f.box else None} for f in result.findings]
+        body = {
+            "stage": stage.name,
+            "crc32": crc,
+            "facts": dict(result.facts),
+            "findings": findings,
+            "environment": dict(environment),
+        }
+        write_json(self._record(key), body)
+        # What a reader of the record gets: tuples have become lists, for instance.
+        return StageResult(result.pixels, json.loads(json.dumps(body["facts"])), result.findings)
+
+    def trim(self) -> None:
+        """Drop the oldest artefacts until the rest is within the limit. Their records stay: they are small, and tell."""
+        files = [(status.st_mtime_ns, status.st_size, path) for path, status in self._artefacts()]
+        total = sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
+            if total <= self._limit:
+                return
+            path.unlink(missing_ok=True)
+            total -= size
+
+    def _artefacts(self) -> list[tuple[Path, os.stat_result]]:
+        return [(path, path.stat()) for path in self._folder.glob("*/*.npy")]
+
+    def _artefact(self, key: str) -> Path:
+        return self._folder / key[:2] / f"{key}.npy"
+
+    def _record(self, key: str) -> Path:
+        return self._folder / key[:2] / f"{key}.json"
+
+
+def quantised(pixels: np.ndarray) -> np.ndarray:
+    """float32 in [0, 1] to 16 bits; NaN becomes 0 (the stage that met it has said so in its findings)."""
+    levels = np.nan_to_num(pixels, nan=0.0, posinf=1.0, neginf=0.0)
+    return np.ascontiguousarray((np.clip(levels, 0, 1) * LEVELS + 0.5).astype(np.uint16))
+
+
+def restored(levels: np.ndarray) -> np.ndarray:
+    """16 bits back to float32 in [0, 1]."""
+    return levels.astype(np.float32) / np.float32(LEVELS)

@@ -1,0 +1,139 @@
+"""`tilehires models`: which models are found, and what a file is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tilehires.errors import MissingError, TilehiresError
+
+if TYPE_CHECKING:
+    from tilehires.diffusion.checkpoints import Checkpoint
+
+VARIABLE = "TILEHIRES_MODELS"
+SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def models(ctx: click.Context) -> None:
+    """List the models that are found: the built-in ones, and the files in ./models.
+
+    The environment variable TILEHIRES_MODELS names other folders, separated as in PATH. Reads headers only.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo("\n".join(_listing()))
+
+
+@models.command()
+@click.argument("file")
+def inspect(file: str) -> None:
+    """Say what FILE is: a checkpoint (a .safetensors file, a diffusers folder, a hub id, or "builtin") or an upscaler.
+
+    Prints family, layout, size and hash. Reads a checkpoint's header only, and then its bytes for the hash.
+    """
+    click.echo("\n".join(_described(file)))
+
+
+def _listing() -> Iterator[str]:
+    from tilehires import upscalers
+    from tilehires.diffusion import checkpoints
+
+    yield "Checkpoints (--checkpoint)"
+    yield f"  builtin  {_summary(checkpoints.inspect('builtin'))}"
+    yield "Upscalers (--set hires.upscaler=NAME, or a model file)"
+    yield f"  {', '.join(upscalers.names())}"
+    for folder in _folders():
+        if not folder.is_dir():
+            yield f"{folder}: no such folder. Put models there, or name another in {VARIABLE}."
+            continue
+        yield f"{folder}"
+        found = list(_files(folder))
+        for path in found:
+            yield f"  {path.relative_to(folder)}  {_size(path)}  {_kind(path)}"
+        if not found:
+            yield "  (no model)"
+
+
+def _folders() -> list[Path]:
+    named = [Path(part) for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
+    return named or [Path("models")]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Diffusers folders whole, model files one by one, in the order of their names."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not (path / "model_index.json").is_file():
+            yield from _files(path)
+        elif path.is_dir() or path.suffix.lower() in SUFFIXES:
+            yield path
+
+
+def _kind(path: Path) -> str:
+    from tilehires.diffusion import checkpoints
+
+    try:
+        return _summary(checkpoints.inspect(str(path)))
+    except TilehiresError as error:
+        return f"no checkpoint: {error.message}"
+
+
+def _summary(checkpoint: Checkpoint) -> str:
+    family = checkpoint.family
+    return f"{family.title}, {checkpoint.layout}, {checkpoint.prediction}, native {family.native} px"
+
+
+def _described(file: str) -> Iterator[str]:
+    from tilehires.diffusion import checkpoints
+
+    path = Path(file).expanduser()
+    try:
+        checkpoint = checkpoints.inspect(file)
+    except MissingError as error:
+        yield from _upscaler(path, error)
+    else:
+        yield f"{file}: a checkpoint"
+        yield f"  family      {checkpoint.family.name} ({checkpoint.family.title})"
+        yield f"  layout      {checkpoint.layout}"
+        yield f"  prediction  {checkpoint.prediction}"
+        yield f"  native      {checkpoint.family.native} px"
+        path = checkpoint.path or path
+    yield f"  size        {_size(path)}"
+    for member in _members(path):
+        yield f"  sha256      {_sha256(member)}  {member.name if member == path else member.relative_to(path)}"
+
+
+def _upscaler(path: Path, no_checkpoint: MissingError) -> Iterator[str]:
+    """An upscaler's description. Raises the error of the first look where the file is no upscaler either."""
+    from tilehires.upscalers.loading import load
+
+    if not path.is_file() or path.suffix.lower() not in SUFFIXES:
+        raise no_checkpoint
+    try:
+        model = load(path)
+    except MissingError as error:
+        raise no_checkpoint from error
+    yield f"{path}: an upscaler"
+    yield f"  family      {model.architecture.name}"
+    yield f"  scale       {model.scale}x"
+
+
+def _members(path: Path) -> list[Path]:
+    """The weight files of a model."""
+    return sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+
+
+def _sha256(path: Path) -> str:
+    import hashlib
+
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _size(path: Path) -> str:
+    total = sum(member.stat().st_size for member in _members(path))
+    return f"{total / 1e9:.2f} GB" if total >= 1e8 else f"{total / 1e6:.2f} MB"

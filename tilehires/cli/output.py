@@ -1,0 +1,39 @@
+"""`tilehires report` and `tilehires clean`: what concerns an output folder that exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+FOLDER = click.argument("output", default="output", type=click.Path(path_type=Path, file_okay=False))
+
+
+@click.command()
+@FOLDER
+def report(output: Path) -> None:
+    """Write report/index.html of OUTPUT (default: ./output) anew from its report.json."""
+    from tilehires.report import load, write_page
+
+    click.echo(f"Report: {write_page(load(output), output)}")
+
+
+@click.command()
+@FOLDER
+def clean(output: Path) -> None:
+    """Empty the cache of OUTPUT (default: ./output). Images, records and reports stay.
+
+    The next run then redoes the stages of what isn't finished; finished images stay finished.
+    """
+    from tilehires.batch.workspace import Workspace
+    from tilehires.errors import RunError
+
+    workspace = Workspace(output)
+    if not workspace.root.is_dir():
+        raise RunError(f"{output} is no output folder of tilehires.", hint="Name the folder that `run` wrote to.")
+    with workspace.locked():
+        files = [path for path in workspace.cache.rglob("*") if path.is_file()]
+        freed = sum(path.stat().st_size for path in files)
+        for path in files:
+            path.unlink()
+    click.echo(f"Removed {len(files)} files, {freed / 1e9:.2f} GB, from {workspace.cache}.")

@@ -1,0 +1,64 @@
+"""`tilehires run` and `tilehires plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tilehires.cli.options import config_of, setting_options
+
+SOURCE = click.argument("input", metavar="[INPUT]", default="input", type=click.Path(path_type=Path))
+OUTPUT = click.option(
+    "-o", "--output", default="output", show_default=True, type=click.Path(path_type=Path), help="Where results go."
+)
+
+
+@setting_options
+@click.command()
+@SOURCE
+@OUTPUT
+@click.option(
+    "--force", multiple=True, metavar="STAGE", help="Redo a stage (hires, tiled, check) and all after it; repeatable."
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress, and no summary unless something went wrong.")
+@click.option("-v", "--verbose", is_flag=True, help="A line per image; the traceback of an unexpected error.")
+@click.pass_context
+def run(ctx: click.Context, input: Path, output: Path, force: tuple[str, ...], quiet: bool, verbose: bool) -> int:
+    """Finish every image of INPUT, a folder (default: ./input) or one file.
+
+    Each image is upscaled and re-denoised to its target size, in overlapping tiles where it is large, then checked.
+    What is done already is not done again; an interrupted run goes on with the same command.
+    """
+    config = config_of(ctx)
+    config.require_checkpoint()
+
+    from tilehires.batch import runner
+    from tilehires.cli.bars import progress_for
+
+    with progress_for(quiet=quiet, verbose=verbose) as progress:
+        summary = runner.run(config, input, output, options=runner.RunOptions(force=force), progress=progress)
+    if summary.exit_code or not quiet:
+        for line in summary.lines():
+            click.echo(line, err=quiet)
+    return summary.exit_code
+
+
+@setting_options
+@click.command()
+@SOURCE
+@OUTPUT
+@click.pass_context
+def plan(ctx: click.Context, input: Path, output: Path) -> None:
+    """Say what `run` would do with each image of INPUT: stages, tiles, batch, predicted memory and work.
+
+    Reads headers only: no pixels, no weights.
+    """
+    config = config_of(ctx)
+    config.require_checkpoint()
+
+    from tilehires.batch import plan as planner
+
+    for row in planner.plan(config, input, output):
+        for line in row.lines():
+            click.echo(line)

@@ -1,0 +1,254 @@
+"""The settings: their names, types, defaults, ranges and help. One source for the CLI, the docs table and the presets.
+
+Frozen pydantic models; an unknown key is an error. `None` means "as the pass before": hires inherits from generate,
+tiled from hires. docs/settings.md is made from this file (tools/make_docs.py) and a test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Denoise = Annotated[float, Field(ge=0.0, le=1.0)]
+Steps = Annotated[int, Field(ge=1, le=1000)]
+Guidance = Annotated[float, Field(ge=0.0, le=100.0)]
+Seed = Annotated[int, Field(ge=-1, le=2**64 - 1)]  # other tools write seeds of 64 bits
+Amount = Annotated[str, Field(pattern=r"(?i)^\s*\d+(\.\d+)?\s*[KMGT]?(i?B)?\s*$")]
+Budget = Literal["auto"] | Amount
+
+
+class Section(BaseModel):
+    """Base of every table: frozen, strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_switches_for_numbers(cls, values: Any) -> Any:
+        """True is 1 to Python; in a settings file it is a slip."""
+        for key, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(key)
+            if isinstance(value, bool) and field is not None and field.annotation is not bool:
+                raise ValueError(f"{key} takes no true or false")
+        return values
+
+
+class ModelSettings(Section):
+    """Which weights, and how they are read."""
+
+    checkpoint: str = Field(
+        "builtin",
+        description=(
+            '"builtin", a .safetensors file, a diffusers folder, or a hub id (owner/name) already on this machine.'
+        ),
+    )
+    vae: str | None = Field(
+        None, description="A VAE to use in place of the checkpoint's own: a .safetensors file or a diffusers folder."
+    )
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="Number format of the models. auto: float16 on CUDA, float32 elsewhere."
+    )
+    clip_skip: int = Field(
+        1, ge=1, le=12, description="Take the text encoder's N-th layer from the end. SDXL ignores it."
+    )
+    prediction: Literal["auto", "epsilon", "v_prediction"] = Field(
+        "auto", description="What the denoiser predicts. auto: read from the checkpoint."
+    )
+
+
+class GenerateSettings(Section):
+    """The first pass. For an image that already exists these say how it was made: later passes inherit from here."""
+
+    prompt: str = Field("", description="What the image shows. An image's own metadata fills it in.")
+    negative_prompt: str = Field("", description="What it should not show.")
+    seed: Seed = Field(
+        -1, description="Seed of all noise. -1: derived from the input's bytes, so that a rerun gives the same image."
+    )
+    steps: Steps = Field(20, description="Sampling steps.")
+    cfg: Guidance = Field(7.0, description="Classifier-free guidance scale; 1 turns guidance off and halves the work.")
+    sampler: str = Field("DPM++ 2M", description="Sampler, by AUTOMATIC1111's name.")
+    scheduler: str = Field(
+        "Automatic", description="Noise schedule: Automatic, Uniform, Karras, Exponential, Beta, SGM Uniform, Simple."
+    )
+    width: int = Field(0, ge=0, le=65536, description="Width of the first pass in pixels; 0: the model's native size.")
+    height: int = Field(
+        0, ge=0, le=65536, description="Height of the first pass in pixels; 0: the model's native size."
+    )
+
+
+class PassSettings(Section):
+    """What hires and tiled have in common."""
+
+    prompt: str | None = Field(None, description="Prompt of this pass. Not set: as the pass before.")
+    negative_prompt: str | None = Field(None, description="Negative prompt of this pass. Not set: as the pass before.")
+    prompt_add: str = Field("", description="Text put after the prompt in this pass, such as quality tags.")
+    cfg: Guidance | None = Field(None, description="Guidance scale of this pass. Not set: as the pass before.")
+    seed: Seed | None = Field(None, description="Seed of this pass. Not set: as the pass before.")
+    sampler: str | None = Field(None, description="Sampler of this pass. Not set: as the pass before.")
+    scheduler: str | None = Field(None, description="Schedule of this pass. Not set: as the pass before.")
+
+
+class HiresSettings(PassSettings):
+    """Size of the output, and the first upscale (up to 2x) with its second pass."""
+
+    scale: float = Field(
+        2.0, gt=0.0, le=64.0, description="Output size ÷ input size. Beyond 2 the rest is done by tiled steps."
+    )
+    resize_x: int = Field(
+        0, ge=0, le=65536, description="Output width; with one of the two given, the other follows the aspect."
+    )
+    resize_y: int = Field(
+        0, ge=0, le=65536, description="Output height; with both given, the image covers the size and is cropped."
+    )
+    max_side: int = Field(0, ge=0, le=65536, description="Upper bound of the longer side, aspect kept; 0: none.")
+    max_megapixels: float = Field(
+        0.0, ge=0.0, description="Upper bound of the area in 10^6 pixels, aspect kept; 0: none."
+    )
+    upscaler: str = Field(
+        "builtin",
+        description=(
+            '"builtin", a Pillow kernel (Nearest, Bilinear, Bicubic, Lanczos, …), a latent mode '
+            "(Latent, …), or a model file."
+        ),
+    )
+    denoise: Denoise = Field(0.35, description="How much is repainted: 0 upscales only, 1 repaints all.")
+    steps: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="Steps actually run, whatever the denoise; 0: as generate.steps."
+    )
+    max_canvas: int = Field(
+        2048, ge=256, le=65536, description="Sample in tiles when a side of the canvas is longer than this many pixels."
+    )
+
+
+class TiledSettings(PassSettings):
+    """Steps beyond 2x, and the tile grid of every pass."""
+
+    upscaler: str | None = Field(
+        None, description="Upscaler of the tiled steps. Not set: as hires (a latent mode becomes Lanczos)."
+    )
+    denoise: Denoise | None = Field(None, description="Denoise of the tiled steps. Not set: as hires.")
+    steps: Annotated[int, Field(ge=0, le=1000)] | None = Field(
+        None, description="Steps of a tiled step. Not set: as hires."
+    )
+    tile_min: int = Field(
+        0, ge=0, le=8192, description="Smallest tile the grid may choose, in pixels; 0: by the model family."
+    )
+    tile_max: int = Field(
+        0, ge=0, le=8192, description="Largest tile the grid may choose, in pixels; 0: by the model family."
+    )
+    overlap: int = Field(64, ge=0, le=2048, description="Least overlap of neighbouring tiles, in pixels.")
+    time_ids: Literal["tile", "global", "crop"] = Field(
+        "tile", description="SDXL's size conditions: of the tile, the canvas, or the crop."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.tile_min and self.tile_max and self.tile_min > self.tile_max:
+            raise ValueError(f"tile_min = {self.tile_min} is more than tile_max = {self.tile_max}")
+        return self
+
+
+class CheckSettings(Section):
+    """Artifact checks on the finished image."""
+
+    enabled: bool = Field(True, description="Run the checks.")
+    only: tuple[str, ...] = Field((), description="Names of the checks to run; empty: all.")
+
+
+class MemorySettings(Section):
+    """Budgets. They change batch sizes and offloading, never the picture's geometry."""
+
+    vram: Budget = Field("auto", description='Device memory to use, such as "8GB"; auto: what the card has.')
+    ram: Budget = Field("auto", description='Host memory to use, such as "16GB"; auto: half of what the machine has.')
+    tile_batch: int = Field(0, ge=0, le=64, description="Tiles that go through the model at once; 0: the plan decides.")
+    upscaler_tile: int = Field(512, ge=64, le=4096, description="Largest input tile of a model upscaler, in pixels.")
+    vae: Literal["auto", "whole", "tiled"] = Field(
+        "auto", description="auto: whole images up to vae_whole_max, then tiles or strips; an exact result either way."
+    )
+    vae_whole_max: int = Field(
+        1536, ge=64, le=65536, description="Longest side in pixels that goes through the VAE in one piece under auto."
+    )
+
+
+class RunSettings(Section):
+    """The batch: devices, files, bounds."""
+
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
+    format: Literal["png", "jpeg", "webp", "tiff"] = Field("png", description="Format of the output files.")
+    quality: int = Field(95, ge=1, le=100, description="JPEG and WebP quality; WebP at 100 is lossless.")
+    bits: Annotated[Literal["auto", "8", "16"], BeforeValidator(str)] = Field(
+        "auto", description="Bits per channel of PNG and TIFF; auto: as the input."
+    )
+    max_pixels: int = Field(400_000_000, ge=1, description="Refuse inputs, and outputs, of more pixels than this.")
+    cache_limit: Amount = Field("20GB", description="Disk the stage cache may take; the oldest entries go first.")
+    resolve_links: bool = Field(False, description="Follow symbolic links in the input folder, which are else skipped.")
+    deterministic: bool = Field(
+        False, description="torch's deterministic algorithms, and the numeric environment in the fingerprints."
+    )
+    strict: bool = Field(False, description="Exit 4 when an image is flagged.")
+    limit: int = Field(0, ge=0, description="Do only the first N images; 0: all.")
+    metadata: bool = Field(True, description="Write settings into the outputs, and keep the input's own metadata.")
+
+
+class Settings(Section):
+    """Everything that shapes a run; sections as in the TOML files."""
+
+    model: ModelSettings = ModelSettings()  # pyright: ignore[reportCallIssue]
+    generate: GenerateSettings = GenerateSettings()  # pyright: ignore[reportCallIssue]
+    hires: HiresSettings = HiresSettings()  # pyright: ignore[reportCallIssue]
+    tiled: TiledSettings = TiledSettings()  # pyright: ignore[reportCallIssue]
+    check: CheckSettings = CheckSettings()  # pyright: ignore[reportCallIssue]
+    memory: MemorySettings = MemorySettings()  # pyright: ignore[reportCallIssue]
+    run: RunSettings = RunSettings()  # pyright: ignore[reportCallIssue]
+
+
+class SamplingPass(Section):
+    """The values one sampling pass really uses, inheritance resolved."""
+
+    prompt: str
+    negative_prompt: str
+    seed: int
+    steps: int
+    cfg: float
+    sampler: str
+    scheduler: str
+    denoise: float
+    upscaler: str
+
+
+def hires_pass(settings: Settings, seed: int) -> SamplingPass:
+    """The hires pass; `seed` is the image's, already resolved (not −1)."""
+    g, h = settings.generate, settings.hires
+    return SamplingPass(
+        prompt=_joined(g.prompt if h.prompt is None else h.prompt, h.prompt_add),
+        negative_prompt=g.negative_prompt if h.negative_prompt is None else h.negative_prompt,
+        seed=seed if h.seed in (None, -1) else h.seed,
+        steps=h.steps or g.steps,
+        cfg=g.cfg if h.cfg is None else h.cfg,
+        sampler=h.sampler or g.sampler,
+        scheduler=h.scheduler or g.scheduler,
+        denoise=h.denoise,
+        upscaler=h.upscaler,
+    )
+
+
+def tiled_pass(settings: Settings, seed: int) -> SamplingPass:
+    """A tiled step; whatever it leaves open is as in hires."""
+    h, t = hires_pass(settings, seed), settings.tiled
+    latent = h.upscaler.lower().startswith("latent")
+    return SamplingPass(
+        prompt=_joined(h.prompt if t.prompt is None else t.prompt, t.prompt_add),
+        negative_prompt=h.negative_prompt if t.negative_prompt is None else t.negative_prompt,
+        seed=h.seed if t.seed in (None, -1) else t.seed,
+        steps=t.steps or h.steps,
+        cfg=h.cfg if t.cfg is None else t.cfg,
+        sampler=t.sampler or h.sampler,
+        scheduler=t.scheduler or h.scheduler,
+        denoise=h.denoise if t.denoise is None else t.denoise,
+        upscaler=t.upscaler or ("Lanczos" if latent else h.upscaler),
+    )
+
+
+def _joined(prompt: str, addition: str) -> str:
+    return ", ".join(part for part in (prompt, addition) if part)

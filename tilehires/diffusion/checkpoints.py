@@ -1,0 +1,212 @@
+"""Find a checkpoint, tell its family without reading its weights, and load it: offline, from files of three layouts.
+
+"builtin" · a diffusers folder (also one in the hub's local cache, by its id) · a single .safetensors file in LDM's names,
+as civitai and the original repositories distribute them. Pickles are never loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tilehires.diffusion.family import BUILTIN, FAMILIES, Family
+from tilehires.diffusion.header import Header, read_header
+from tilehires.errors import MissingError
+
+if TYPE_CHECKING:
+    import torch
+
+    from tilehires.diffusion.components import Diffusion
+
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+BUILTIN_FOLDER = Path(__file__).parents[1] / "builtin" / "model"
+HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+_PIPELINES = {"StableDiffusionPipeline": "sd1", "StableDiffusionXLPipeline": "sdxl"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that can be loaded, as far as its headers tell."""
+
+    reference: str
+    path: Path
+    family: Family
+    layout: Literal["builtin", "diffusers", "single-file"]
+    prediction: str
+    files: tuple[Path, ...]
+    """The weight files, for fingerprints."""
+    vae_factor: int
+    unet_parameters: int
+    zero_terminal_snr: bool = False
+
+
+def inspect(reference: str, *, prediction: str = "auto") -> Checkpoint:
+    """Find a checkpoint by "builtin", a path, or the id of a hub model that is already on this machine.
+
+    Reads headers only, never the network. `prediction`: what the user says it predicts; "auto": what the file says.
+    Raises MissingError, whose hint says what to do, when it isn't there, is no checkpoint, lacks a part, or is of a family
+    that can't be run.
+    """
+    if reference == "builtin":
+        return _folder(reference, BUILTIN_FOLDER, prediction)
+    path = Path(reference).expanduser()
+    if path.suffix.lower() in PICKLES:
+        raise MissingError(
+            f"{path.name} is a pickle, which can run code when it is loaded.",
+            hint="Get the .safetensors version of the checkpoint, or convert it to .safetensors yourself.",
+        )
+    if path.is_dir():
+        return _folder(reference, path, prediction)
+    if path.is_file():
+        return _single(reference, path, prediction)
+    if HUB_ID.fullmatch(reference) and not path.suffix == ".safetensors":
+        return _folder(reference, _cached(reference), prediction)
+    raise MissingError(
+        f"There is no checkpoint {reference}.", hint="Check the path, or use the built-in model: --checkpoint builtin."
+    )
+
+
+def load(checkpoint: Checkpoint, *, dtype: torch.dtype, vae: str | None = None) -> Diffusion:
+    """The checkpoint's parts in host memory, in `dtype`. `vae`: another VAE's file or folder.
+
+    Raises MissingError when the weights are damaged or incomplete.
+    """
+    from tilehires.diffusion import loading
+
+    return loading.load(checkpoint, dtype, vae)
+
+
+def _single(reference: str, path: Path, prediction: str) -> Checkpoint:
+    if path.suffix.lower() != ".safetensors":
+        raise MissingError(f"{path.name} is no .safetensors file.", hint="Checkpoints end in .safetensors.")
+    header = read_header(path)
+    if header.kind not in FAMILIES:
+        raise MissingError(f"{path.name} can't be used as a checkpoint: it is {_named(header.kind)}.", hint=_advice(header.kind))
+    family = FAMILIES[header.kind]
+    if header.input_channels != 4:
+        raise MissingError(
+            f"{path.name} is an inpainting or editing model: its UNet takes {header.input_channels} channels.",
+            hint="Use the checkpoint it was made from.",
+        )
+    if not header.has_vae:
+        raise MissingError(
+            f"{path.name} holds no VAE.",
+            hint=f"Download the full checkpoint, or one that has {family.title}'s VAE baked in.",
+        )
+    return Checkpoint(
+        reference,
+        path,
+        family,
+        "single-file",
+        header.prediction if prediction == "auto" else prediction,
+        (path,),
+        2 ** (header.count("first_stage_model.encoder.down.") - 1),
+        header.parameters("model.diffusion_model."),
+        header.zero_terminal_snr,
+    )
+
+
+def _folder(reference: str, path: Path, prediction: str) -> Checkpoint:
+    index = _json(path / "model_index.json", path)
+    family_name = _PIPELINES.get(str(index.get("_class_name")))
+    if family_name is None:
+        raise MissingError(
+            f"{path} holds a {index.get('_class_name')}, which can't be run yet.",
+            hint=f"Use a checkpoint of {', '.join(family.title for family in FAMILIES.values())}.",
+        )
+    unet, vae = (_json(path / part / "config.json", path) for part in ("unet", "vae"))
+    if family_name == "sd1" and unet.get("cross_attention_dim") == 1024:
+        family_name = "sd2"
+    family = BUILTIN if reference == "builtin" else FAMILIES[family_name]
+    if unet.get("in_channels") != vae.get("latent_channels"):
+        raise MissingError(
+            f"{path} is an inpainting or editing model: its UNet takes {unet.get('in_channels')} channels.",
+            hint="Use the checkpoint it was made from.",
+        )
+    files = tuple(weights_of(path / part) for part in index if _is_model(index[part]))
+    scheduler = _json(path / "scheduler" / "scheduler_config.json", path)
+    return Checkpoint(
+        reference,
+        path,
+        family,
+        "builtin" if reference == "builtin" else "diffusers",
+        str(scheduler.get("prediction_type", "epsilon")) if prediction == "auto" else prediction,
+        tuple(file for group in files for file in group),
+        2 ** (len(_channels(vae)) - 1),
+        sum(read_header(file).parameters("") for file in weights_of(path / "unet")),
+    )
+
+
+def weights_of(folder: Path) -> tuple[Path, ...]:
+    """The .safetensors files of one component, without variants such as .fp16. Raises MissingError when there are none."""
+    files = sorted(folder.glob("*.safetensors"))
+    plain = tuple(f for f in files if f.name.split(".")[0].split("-00")[0] in ("model", "diffusion_pytorch_model"))
+    chosen = tuple(f for f in plain if f.name.count(".") == 1) or plain
+    if not chosen:
+        pickles = any(folder.glob("*.bin"))
+        raise MissingError(
+            f"{folder} holds no .safetensors weights{', only pickles' if pickles else ''}.",
+            hint="Get the .safetensors version of the model." if pickles else "The download may be incomplete.",
+        )
+    return chosen
+
+
+def _is_model(entry: object) -> bool:
+    """Whether an entry of model_index.json names a part with weights: [library, class], but for the others."""
+    if not isinstance(entry, list) or len(entry) != 2 or entry[0] is None:
+        return False
+    return not str(entry[1]).endswith(("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "FeatureExtractor"))
+
+
+def _channels(vae: Mapping[str, Any]) -> list[int]:
+    return vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or [0]
+
+
+def _json(path: Path, folder: Path) -> dict[str, Any]:
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MissingError(
+            f"{folder} is no complete diffusers folder: {path.relative_to(folder)} can't be read.",
+            hint="Name the folder that holds model_index.json, or a .safetensors file.",
+        ) from error
+    if not isinstance(body, dict):
+        raise MissingError(f"{path} is no JSON object.", hint="The download may be damaged: get it again.")
+    return body
+
+
+def _cached(hub_id: str) -> Path:
+    """The folder of a hub model in the local cache; nothing is downloaded."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise MissingError(
+            f"The hub model {hub_id} is not on this machine, and tilehires downloads nothing by itself.",
+            hint=f"Download it yourself: hf download {hub_id}. If you meant a file, check its path.",
+        ) from error
+
+
+def _named(kind: str) -> str:
+    return kind if kind.startswith(("a ", "an ", "of ")) else f"a {kind} checkpoint"
+
+
+def _advice(kind: str) -> str:
+    known = ", ".join(family.title for family in FAMILIES.values())
+    if kind == "a UNet without its text encoder":
+        return "Download the full checkpoint, with text encoder and VAE."
+    if kind == "sdxl-refiner":
+        return "Use the SDXL base model, or another SDXL checkpoint."
+    return f"Checkpoints of these families can be run: {known}."
+
+
+def describe(path: Path) -> tuple[str, Header]:
+    """What any .safetensors file is, in words ("sdxl", "a LoRA", …), and its header. Raises MissingError."""
+    header = read_header(path)
+    return header.kind, header

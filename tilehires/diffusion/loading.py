@@ -1,0 +1,157 @@
+"""Read a checkpoint's weights into diffusers' and transformers' own classes. Called by checkpoints.load only."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
+
+from tilehires.diffusion.checkpoints import Checkpoint, describe
+from tilehires.diffusion.components import Diffusion
+from tilehires.diffusion.header import TEXT, Header, clip_config, read_header, unet_config, vae_config
+from tilehires.diffusion.vocabulary import clip_tokenizer
+from tilehires.errors import MissingError
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def load(checkpoint: Checkpoint, dtype: torch.dtype, vae: str | None) -> Diffusion:
+    """See checkpoints.load."""
+    with _understood(checkpoint), _quiet():
+        pipe = _from_single(checkpoint, dtype) if checkpoint.layout == "single-file" else _from_folder(checkpoint, dtype)
+        if vae is not None:
+            pipe.vae = load_vae(Path(vae), dtype)
+    second = getattr(pipe, "text_encoder_2", None)
+    scheduler = {**pipe.scheduler.config, "prediction_type": checkpoint.prediction}
+    if checkpoint.zero_terminal_snr:
+        scheduler |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    parts = Diffusion(
+        unet=pipe.unet,
+        vae=pipe.vae,
+        text_encoders=(pipe.text_encoder, second) if second is not None else (pipe.text_encoder,),
+        tokenizers=(pipe.tokenizer, pipe.tokenizer_2) if second is not None else (pipe.tokenizer,),
+        scheduler_config=scheduler,
+        zero_empty_negative=bool(pipe.config.get("force_zeros_for_empty_prompt", False)),
+    )
+    for module in parts.modules():
+        module.requires_grad_(False).eval()
+    return parts
+
+
+def load_vae(path: Path, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:
+    """A VAE from a diffusers folder or a .safetensors file of its own. Raises MissingError."""
+    if path.is_dir():
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        kind = AutoencoderTiny if config.get("_class_name") == "AutoencoderTiny" else AutoencoderKL
+        return kind.from_pretrained(path, local_files_only=True, torch_dtype=dtype, use_safetensors=True)
+    if not path.is_file():
+        raise MissingError(f"There is no VAE {path}.", hint="Check model.vae, or leave it away.")
+    kind, header = describe(path)
+    if kind != "a VAE":
+        raise MissingError(f"{path.name} is {kind}, not a VAE.", hint="Check model.vae, or leave it away.")
+    prefix = "first_stage_model." if any(n.startswith("first_stage_model.") for n in header.shapes) else ""
+    named = Header({"first_stage_model." + n.removeprefix(prefix): s for n, s in header.shapes.items()}, {})
+    with tempfile.TemporaryDirectory() as folder:
+        _write(Path(folder) / "vae" / "config.json", vae_config(named, _base("sd1", "vae")))
+        return AutoencoderKL.from_single_file(
+            str(path), config=folder, subfolder="vae", local_files_only=True, torch_dtype=dtype
+        )
+
+
+def _from_folder(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    kind = StableDiffusionXLPipeline if checkpoint.family.name == "sdxl" else StableDiffusionPipeline
+    unused: dict[str, Any] = {} if kind is StableDiffusionXLPipeline else {"safety_checker": None, "requires_safety_checker": False}
+    return kind.from_pretrained(
+        checkpoint.path, local_files_only=True, torch_dtype=dtype, use_safetensors=True, low_cpu_mem_usage=True, **unused
+    )
+
+
+def _from_single(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    header, family = read_header(checkpoint.path), checkpoint.family.name
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part, config in configs(header, family).items():
+            _write(folder / part, config)
+        common: dict[str, Any] = {"config": name, "local_files_only": True, "torch_dtype": dtype}
+        if family == "sdxl":
+            tokenizers = {"tokenizer": clip_tokenizer(), "tokenizer_2": clip_tokenizer(pad="!")}
+            return StableDiffusionXLPipeline.from_single_file(str(checkpoint.path), **common, **tokenizers)
+        pad = "!" if family == "sd2" else "<|endoftext|>"
+        parts = {"tokenizer": clip_tokenizer(pad=pad), "safety_checker": None}
+        return StableDiffusionPipeline.from_single_file(str(checkpoint.path), **common, **parts)
+
+
+def configs(header: Header, family: str) -> dict[str, dict[str, Any]]:
+    """The files of a diffusers config folder for a single-file checkpoint, by their paths in it."""
+    files = {
+        "model_index.json": _base(family, "", "model_index.json"),
+        "scheduler/scheduler_config.json": _base(family, "scheduler", "scheduler_config.json"),
+        "unet/config.json": unet_config(header, _base(family, "unet")),
+        "vae/config.json": vae_config(header, _base(family, "vae")),
+    }
+    text = "text_encoder/config.json"
+    if family == "sdxl":
+        files[text] = clip_config(header, _base(family, "text_encoder"), "conditioner.embedders.0.transformer.", open_clip=False)
+        second = _base(family, "text_encoder_2")
+        files["text_encoder_2/config.json"] = clip_config(header, second, TEXT["sdxl"], open_clip=True)
+    else:
+        # SD 2.x listens to the last layer but one: diffusers leaves the last one out of the model.
+        second_last = family == "sd2"
+        files[text] = clip_config(
+            header, _base(family, "text_encoder"), TEXT[family], open_clip=second_last, drop=int(second_last)
+        )
+    return files
+
+
+def _base(family: str, part: str, name: str = "config.json") -> dict[str, Any]:
+    return json.loads((CONFIGS / family / part / name).read_text(encoding="utf-8"))
+
+
+def _write(path: Path, body: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(body), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _understood(checkpoint: Checkpoint) -> Iterator[None]:
+    """The libraries' many ways of saying that a file is damaged, as one error."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MissingError(
+            f"{checkpoint.reference} can't be loaded: {first[:300]}",
+            hint="The file may be damaged or incomplete: get it again, or try another checkpoint.",
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' advice about things we decided on purpose off the user's terminal."""
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [logger.level for logger in loggers]
+    bars = [module for module in (diffusers_logging, transformers_logging) if module.is_progress_bar_enabled()]
+    try:
+        for module in bars:
+            module.disable_progress_bar()
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for module in bars:
+            module.enable_progress_bar()

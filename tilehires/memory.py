@@ -1,0 +1,71 @@
+"""The planner: how many tiles go through the model at once, and what that will take.
+
+Pure arithmetic: the plan follows from (device, declared budget, size, settings), never from what happens to be free, so that the
+same machine gives the same plan. Peak ≈ weights + batch · cells · k, exact over 64–256 latents on meta tensors for the UNets
+measured; until it is calibrated on a GPU, a factor of 1.3 and 0.6 GiB are added on accelerators.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from tilehires.errors import ConfigError
+from tilehires.geometry import Size
+
+GIB = 1024**3
+UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": GIB, "T": 1024**4}
+RESERVE = int(0.6 * GIB)
+SAFETY = 1.3
+MOST_TILES = 8  # beyond this a larger batch no longer raises the speed of the GPUs we know figures of
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one denoiser call takes: bytes of resident weights, and bytes per latent cell and batch entry."""
+
+    weights: int
+    per_cell: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the work is cut to the budget; `peak` is the predicted device memory in bytes at that batch."""
+
+    tile_batch: int
+    peak: int
+    budget: int
+
+
+def parse_bytes(text: str, *, what: str) -> int:
+    """Bytes from "8GB", "512M", "1.5 GiB" (all powers of 1024). Raises ConfigError on anything else; `what` names the setting."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?\s*", text.upper())
+    if not match:
+        raise ConfigError(f"{what} = {text!r} is no amount of memory.", hint='Write it like "8GB" or "512MB".')
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def plan(
+    need: Need, tile: Size, tiles: int, *, budget: int, guided: bool, accelerator: bool, asked_batch: int = 0
+) -> Plan:
+    """Choose the tile batch for tiles of `tile` cells.
+
+    `guided`: classifier-free guidance doubles every batch. `asked_batch`: the user's own figure, 0 for ours.
+    Raises ConfigError when not even one tile fits the budget, with the setting that would make it fit.
+    """
+
+    def peak(batch: int) -> int:
+        work = need.weights + batch * (2 if guided else 1) * tile.pixels * need.per_cell
+        return int(work * SAFETY + RESERVE) if accelerator else int(work)
+
+    if peak(1) > budget:
+        raise ConfigError(
+            f"One tile of {tile} cells needs {peak(1) / GIB:.1f} GiB, and the budget is {budget / GIB:.1f} GiB.",
+            hint="Lower tiled.tile_max (--set tiled.tile_max=…), or raise --vram (memory.ram on a CPU).",
+        )
+    if asked_batch:
+        return Plan(asked_batch, peak(asked_batch), budget)
+    # A CPU gains nothing from batches: one tile already fills its cores, and the smaller working set stays in its caches.
+    most = min(MOST_TILES, tiles) if accelerator else 1
+    batch = next(b for b in range(most, 0, -1) if peak(b) <= budget)
+    return Plan(batch, peak(batch), budget)

@@ -1,0 +1,97 @@
+"""What a run leaves behind: the types and their JSON (schema version 1, docs/report-json.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from tilehires.checks.finding import Finding
+from tilehires.geometry import Box
+
+SCHEMA_VERSION = 1
+Status = Literal["done", "failed", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file by its path relative to its folder, with width and height in pixels, and the hash of its bytes."""
+
+    path: str
+    size: tuple[int, int]
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRecord:
+    """Why an image failed, and what to do next."""
+
+    type: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecord:
+    """One stage of one image: `seconds` is 0 when it came from the cache. `environment` says on what it was computed."""
+
+    name: str
+    fingerprint: str
+    seconds: float
+    cached: bool
+    facts: Mapping[str, Any]
+    environment: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One input's fate."""
+
+    id: str
+    input: FileRecord
+    output: FileRecord | None
+    status: Status
+    cached: bool = False
+    error: ErrorRecord | None = None
+    seed: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    stages: tuple[StageRecord, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def flagged(self) -> bool:
+        return any(finding.flags for finding in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in report.json."""
+        body = asdict(self)
+        body["findings"] = [{**asdict(f), "box": f.box.as_list() if f.box else None} for f in self.findings]
+        body["flagged"] = self.flagged
+        body["regions"] = []
+        return body
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Record:
+        """The inverse of `to_json`. Raises KeyError, TypeError or ValueError on anything else: the caller redoes the image."""
+        return cls(
+            id=body["id"],
+            input=_file(body["input"]),
+            output=_file(body["output"]) if body["output"] else None,
+            status=body["status"],
+            cached=body["cached"],
+            error=ErrorRecord(**body["error"]) if body["error"] else None,
+            seed=body["seed"],
+            settings=body["settings"],
+            stages=tuple(StageRecord(**stage) for stage in body["stages"]),
+            findings=tuple(
+                Finding(**{**finding, "box": Box(*finding["box"]) if finding["box"] else None})
+                for finding in body["findings"]
+            ),
+            notes=tuple(body["notes"]),
+        )
+
+
+def _file(body: Mapping[str, Any]) -> FileRecord:
+    width, height = body["size"]
+    return FileRecord(body["path"], (width, height), body["sha256"])

@@ -1,0 +1,6 @@
+"""The review page: one offline HTML file made from report.json (schema: docs/report-json.md)."""
+
+from tilehires.report.document import load
+from tilehires.report.page import write_page
+
+__all__ = ["load", "write_page"]

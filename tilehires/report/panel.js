@@ -1,0 +1,209 @@
+"use strict";
+
+// Making elements: text goes in as text nodes, never as markup, so that no file name can become one.
+function el(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === false) continue;
+    node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.filter((child) => child !== null));
+  return node;
+}
+
+// Control characters and direction overrides can make one name look like another: shown as what they are.
+function visible(text) {
+  return String(text).replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
+}
+
+function severity(finding) {
+  return ["error", "warning"].includes(finding.severity) ? finding.severity : "info";
+}
+
+function number(value) {
+  if (typeof value !== "number") return String(value);
+  return Number.isInteger(value) ? value.toLocaleString("en") : String(Number(value.toPrecision(4)));
+}
+
+function duration(seconds) {
+  if (seconds < 60) return (seconds < 9.95 ? seconds.toFixed(1) : Math.round(seconds)) + " s";
+  const minutes = Math.round(seconds / 60);
+  if (minutes < 60 && seconds < 600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60) % 60} s`;
+  return minutes < 60 ? minutes + " min" : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+function bytes(count) {
+  const units = ["B", "KB", "MB", "GB", "TB"];
+  const power = count < 1 ? 0 : Math.min(Math.floor(Math.log10(count) / 3), 4);
+  return Number((count / 1000 ** power).toPrecision(3)) + " " + units[power];
+}
+
+function dimensions(file) {
+  return file && file.size && file.size[0] > 0 ? `${file.size[0]} × ${file.size[1]}` : "";
+}
+
+function seconds(image) {
+  return image.stages.reduce((sum, stage) => sum + (stage.seconds || 0), 0);
+}
+
+// Any JSON value as short text.
+function plain(value, key = "") {
+  if (value === null || value === undefined || value === "") return "–";
+  if (value === true) return "yes";
+  if (value === false) return "no";
+  if (typeof value === "number") return /(^|_)bytes$/.test(key) ? bytes(value) : /(^|_)seconds$/.test(key) ? duration(value) : number(value);
+  if (Array.isArray(value)) return value.length ? value.map((entry) => plain(entry, key)).join(", ") : "none";
+  if (typeof value === "object") return Object.entries(value).map(([name, entry]) => `${label(name)} ${plain(entry, name)}`).join(", ") || "–";
+  return visible(value);
+}
+
+function label(key) {
+  return visible(key).replace(/_(bytes|seconds)$/, "").replaceAll("_", " ");
+}
+
+function facts(entries) {
+  const list = el("dl", { class: "facts" });
+  for (const [key, value] of entries) list.append(el("dt", {}, label(key)), el("dd", {}, plain(value, key)));
+  return list;
+}
+
+function section(title, count, ...children) {
+  const head = el("h3", {}, title, count === null ? null : el("span", {}, String(count)));
+  return el("section", {}, head, ...children);
+}
+
+// The settings an image was made with: those all share, and its own.
+function settingsOf(image, common) {
+  const all = { ...common, ...image.settings };
+  for (const key of image.unset) delete all[key];
+  return Object.entries(all);
+}
+
+// A square around a box, with room to see what it lies in; [x, y, side] in output pixels.
+function surroundings([x0, y0, x1, y1], [width, height]) {
+  const side = Math.min(Math.max(1.6 * Math.max(x1 - x0, y1 - y0), 96), Math.max(width, height));
+  const place = (centre, room) => (side >= room ? (room - side) / 2 : Math.min(Math.max(centre - side / 2, 0), room - side));
+  return [place((x0 + x1) / 2, width), place((y0 + y1) / 2, height), side];
+}
+
+// A crop is drawn when its picture has loaded; the input is scaled to the output's frame, cut at the centre as the stage does.
+function crop(picture, box, size, title) {
+  const side = 132 * devicePixelRatio;
+  const canvas = el("canvas", { width: Math.round(side), height: Math.round(side), role: "img", "aria-label": title });
+  const draw = () => {
+    if (!picture.naturalWidth) return;
+    const [x, y, length] = surroundings(box, size);
+    const scale = Math.min(picture.naturalWidth / size[0], picture.naturalHeight / size[1]);
+    const left = (picture.naturalWidth - size[0] * scale) / 2, top = (picture.naturalHeight - size[1] * scale) / 2;
+    const context = canvas.getContext("2d");
+    const unit = canvas.width / length;
+    context.imageSmoothingQuality = "high";
+    context.imageSmoothingEnabled = unit / scale < 4;
+    context.drawImage(picture, left + x * scale, top + y * scale, length * scale, length * scale, 0, 0, canvas.width, canvas.width);
+    const edge = [(box[0] - x) * unit, (box[1] - y) * unit, (box[2] - box[0]) * unit, (box[3] - box[1]) * unit];
+    for (const [colour, width] of [["rgb(0 0 0 / 55%)", 3], ["#fff", 1]]) {
+      context.strokeStyle = colour;
+      context.lineWidth = width * devicePixelRatio;
+      context.strokeRect(...edge);
+    }
+  };
+  if (picture.complete && picture.naturalWidth) draw();
+  else picture.addEventListener("load", draw, { once: true });
+  return el("figure", {}, canvas, el("figcaption", {}, title));
+}
+
+function findingItem(finding, index, image, viewer) {
+  const measured = finding.value === null || finding.value === undefined ? "" : `${number(finding.value)} (limit ${number(finding.limit)})`;
+  const head = el("span", { class: "finding-head" },
+    el("b", { class: "severity " + severity(finding) }, severity(finding)), " ", el("b", {}, visible(finding.check)), " ", el("span", { class: "muted" }, measured));
+  const item = el("li", {}, el("button", { type: "button", class: "finding-button", disabled: !finding.box, title: finding.box ? "Show the place" : null },
+    head, el("span", { class: "message" }, visible(finding.message || ""))));
+  if (!finding.box) return item;
+  item.firstChild.addEventListener("click", () => viewer.showBox(finding.box));
+  item.addEventListener("pointerenter", () => viewer.mark(index));
+  item.addEventListener("pointerleave", () => viewer.mark(-1));
+  const crops = el("div", { class: "crops" });
+  const size = (image.output || {}).size;
+  if (size && image.before) crops.append(crop(viewer.pictures.before, finding.box, size, "Before"));
+  if (size && image.after) crops.append(crop(viewer.pictures.after, finding.box, size, "After"));
+  item.append(crops);
+  return item;
+}
+
+function findingsSection(image, viewer) {
+  if (!image.findings.length) {
+    return image.status === "done" ? section("Findings", null, el("p", { class: "muted" }, "The checks found nothing.")) : null;
+  }
+  const boxed = image.findings.filter((finding) => finding.box);
+  const rank = { error: 0, warning: 1, info: 2 };
+  const sorted = [...image.findings].sort((a, b) => rank[severity(a)] - rank[severity(b)]);
+  const items = sorted.map((finding) => findingItem(finding, boxed.indexOf(finding), image, viewer));
+  return section("Findings", image.findings.length, el("ul", { class: "findings" }, ...items));
+}
+
+function regionsSection(image, viewer) {
+  if (!image.regions.length) return null;
+  const rows = image.regions.map((region) => {
+    const row = el("button", { type: "button", class: "row", disabled: !region.box },
+      el("b", {}, visible(region.kind)), el("span", { class: "muted" }, number(region.score)), el("span", {}, visible(region.fate || "")));
+    if (region.box) row.addEventListener("click", () => viewer.showBox(region.box));
+    return el("li", {}, row);
+  });
+  return section("Detections", image.regions.length, el("ul", { class: "rows" }, ...rows));
+}
+
+function stagesSection(image) {
+  if (!image.stages.length) return null;
+  const longest = Math.max(...image.stages.map((stage) => stage.seconds || 0), 1e-9);
+  const rows = image.stages.map((stage) => {
+    const { tiles = [], degradations = [], ...rest } = stage.facts || {};
+    const meter = el("meter", { min: 0, max: longest, value: stage.seconds || 0 });
+    const head = el("summary", {}, el("b", {}, visible(stage.name)), meter,
+      el("span", { class: "muted" }, stage.cached ? "from cache" : duration(stage.seconds || 0)));
+    const lines = Object.entries(rest);
+    if (tiles.length) lines.push(["tiles", tiles.length]);
+    lines.push(...Object.entries(stage.environment || {}), ["fingerprint", String(stage.fingerprint || "").slice(0, 16)]);
+    const warned = degradations.length ? el("p", { class: "warn" }, "Degraded: " + plain(degradations)) : null;
+    return el("li", {}, el("details", {}, head, facts(lines)), warned);
+  });
+  const total = seconds(image);
+  return section("Stages", total ? duration(total) : null, el("ul", { class: "stages" }, ...rows));
+}
+
+function settingsTable(entries) {
+  const rows = entries.map(([key, entry]) => el("tr", {}, el("th", { scope: "row" }, visible(key)),
+    el("td", {}, plain(entry.value)), el("td", { class: "origin" }, visible(entry.origin))));
+  return el("table", { class: "settings" }, el("tbody", {}, ...rows));
+}
+
+function settingsSection(image, common) {
+  const entries = settingsOf(image, common);
+  if (!entries.length) return null;
+  const chosen = entries.filter(([, entry]) => entry.origin !== "default");
+  const rest = entries.filter(([, entry]) => entry.origin === "default");
+  return section("Settings", null,
+    chosen.length ? settingsTable(chosen) : el("p", { class: "muted" }, "All at their defaults."),
+    rest.length ? el("details", {}, el("summary", {}, `${rest.length} at their defaults`), settingsTable(rest)) : null);
+}
+
+function filesSection(image) {
+  const lines = [];
+  for (const [name, file, url] of [["input", image.input, image.before], ["output", image.output, image.after]]) {
+    if (!file) continue;
+    const path = url ? el("a", { href: url, target: "_blank", rel: "noopener" }, visible(file.path)) : visible(file.path);
+    const hash = (file.sha256 || "").slice(0, 16);
+    lines.push(el("dt", {}, name), el("dd", {}, path, el("span", { class: "muted" }, [dimensions(file), hash && "sha256 " + hash].filter(Boolean).map((part) => " · " + part).join(""))));
+  }
+  if (image.seed !== null) lines.push(el("dt", {}, "seed"), el("dd", {}, String(image.seed)));
+  return section("Files", null, el("dl", { class: "facts" }, ...lines));
+}
+
+function fillPanel(panel, image, common, viewer) {
+  const error = image.error ? el("section", { class: "failure" }, el("h3", {}, image.status === "skipped" ? "Skipped" : "Failed"), el("p", {}, visible(image.error.message)),
+    image.error.hint ? el("p", { class: "hint" }, visible(image.error.hint)) : null, el("p", { class: "muted" }, visible(image.error.type))) : null;
+  const notes = image.notes.length ? section("Notes", null, ...image.notes.map((line) => el("p", {}, visible(line)))) : null;
+  const parts = [error, findingsSection(image, viewer), regionsSection(image, viewer), notes, stagesSection(image), settingsSection(image, common), filesSection(image)];
+  panel.replaceChildren(...parts.filter(Boolean), el("p", { class: "keys" },
+    ...[["← →", "images"], ["Space", "100 %"], ["B", "hold: before"], ["X", "boxes"], ["T", "tiles"], ["Esc", "back"]].flatMap(([key, what]) => [el("kbd", {}, key), ` ${what} `])));
+  panel.scrollTop = 0;
+}

@@ -1,0 +1,75 @@
+"""The stage protocol. Data moves one way: no stage calls another, none reads files, flags or globals.
+
+The order of an image's stages is in tilehires.stages.order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from pydantic import BaseModel
+
+from tilehires.checks.finding import Finding
+from tilehires.progress import Progress
+
+if TYPE_CHECKING:
+    from tilehires.diffusion.bay import Bay
+    from tilehires.memory import Plan
+
+
+@dataclass(frozen=True)
+class Source:
+    """The immutable input: `pixels` float32 HWC RGB in [0, 1]."""
+
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a stage works with: where weights are, how much may be done at once, and whom to tell."""
+
+    bay: Bay
+    plan: Plan
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What leaves a stage: `pixels` float32 HWC RGB in [0, 1]; `facts` are plain JSON values that two equal runs share."""
+
+    pixels: np.ndarray
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+
+
+class Stage(Protocol):
+    """One step of one image's way."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int:
+        """Raised when the output changes for the same settings."""
+        ...
+
+    @property
+    def settings(self) -> BaseModel:
+        """The slice of the settings that affects the output: it goes into the fingerprint whole."""
+        ...
+
+    @property
+    def models(self) -> tuple[Path, ...]:
+        """The weight files that affect the output: their hashes go into the fingerprint."""
+        ...
+
+    @property
+    def makes_pixels(self) -> bool:
+        """Whether the result's pixels are new, so that they must be stored."""
+        ...
+
+    def run(self, image: StageResult, source: Source, tools: Tools) -> StageResult: ...

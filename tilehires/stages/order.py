@@ -1,0 +1,21 @@
+"""Which stages an image passes, in their order, each bound to its settings."""
+
+from __future__ import annotations
+
+from tilehires.config.settings import Settings, hires_pass, tiled_pass
+from tilehires.diffusion.checkpoints import Checkpoint
+from tilehires.stages import Stage
+from tilehires.stages.check import CheckSettings, CheckStage
+from tilehires.stages.redenoise import PassStage, pass_settings
+from tilehires.stages.route import Route
+
+
+def stages_of(settings: Settings, route: Route, seed: int, checkpoint: Checkpoint) -> tuple[Stage, ...]:
+    """hires, then tiled.1 … tiled.n, then check (spec: docs/design.md, "One image's way through")."""
+    stages: list[Stage] = []
+    for step in route.steps:
+        values = hires_pass(settings, seed) if step.name == "hires" else tiled_pass(settings, seed)
+        stages.append(PassStage(step.name, pass_settings(settings, step, values, checkpoint), checkpoint))
+    if settings.check.enabled:
+        stages.append(CheckStage(CheckSettings(only=settings.check.only, target=route.target, frame=route.frame)))
+    return tuple(stages)

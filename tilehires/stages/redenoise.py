@@ -1,0 +1,216 @@
+"""hires and tiled.N: upscale to the step's size, then re-noise at `denoise` and sample at that size, in tiles where it is large."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from tilehires import upscalers
+from tilehires.checks import Finding
+from tilehires.checks.finite import finite
+from tilehires.config.settings import SamplingPass, Settings
+from tilehires.diffusion import noise, prompts, samplers, sampling
+from tilehires.diffusion.checkpoints import Checkpoint
+from tilehires.diffusion.components import Diffusion
+from tilehires.geometry import Box, Size
+from tilehires.stages import Source, StageResult, Tools
+from tilehires.stages.route import Step
+from tilehires.tiling import vae
+from tilehires.tiling.engine import TiledDenoiser
+from tilehires.tiling.grid import TileGrid, elastic_grid
+from tilehires.upscalers.latent import LatentMode
+
+CANVAS = 64  # the canvas is padded to this multiple of pixels, so that every level of every UNet divides evenly
+
+
+class PassSettings(BaseModel):
+    """Everything that shapes the pixels of one step."""
+
+    model_config = ConfigDict(frozen=True)
+
+    size: Size
+    crop: Box
+    values: SamplingPass
+    clip_skip: int
+    dtype: str
+    tile_min: int
+    tile_max: int
+    overlap: int
+    in_tiles: bool
+    time_ids: Literal["tile", "global", "crop"]
+    vae: str
+    model_vae: str | None
+    vae_whole_max: int
+    upscaler_tile: int
+
+
+def pass_settings(settings: Settings, step: Step, values: SamplingPass, checkpoint: Checkpoint) -> PassSettings:
+    """The slice of the settings that step uses; zeros filled in from the model family."""
+    tiled, family = settings.tiled, checkpoint.family
+    return PassSettings(
+        size=step.size,
+        crop=step.crop,
+        values=values,
+        clip_skip=settings.model.clip_skip,
+        dtype=settings.model.dtype,
+        tile_min=tiled.tile_min or family.tile_min,
+        tile_max=tiled.tile_max or family.tile_max,
+        overlap=tiled.overlap,
+        in_tiles=step.name != "hires" or step.size.long_side > settings.hires.max_canvas,
+        time_ids=tiled.time_ids,
+        vae=settings.memory.vae,
+        model_vae=settings.model.vae,
+        vae_whole_max=settings.memory.vae_whole_max,
+        upscaler_tile=settings.memory.upscaler_tile,
+    )
+
+
+class PassStage:
+    """One upscale with its second pass (spec: docs/hires.md). With denoise 0 it only upscales, and needs no diffusion model."""
+
+    version = 1
+    makes_pixels = True
+
+    def __init__(self, name: str, settings: PassSettings, checkpoint: Checkpoint) -> None:
+        self.name = name
+        self.settings = settings
+        self._checkpoint = checkpoint
+
+    @property
+    def models(self) -> tuple[Path, ...]:
+        weights = self._checkpoint.files if self.settings.values.denoise > 0 else ()
+        return (*weights, *upscalers.files(self.settings.values.upscaler))
+
+    def run(self, image: StageResult, source: Source, tools: Tools) -> StageResult:
+        s, values = self.settings, self.settings.values
+        upscaler = upscalers.resolve(values.upscaler, tools.bay)
+        if values.denoise == 0:
+            enlarged = upscaler.upscale(image.pixels, s.size, tile=s.upscaler_tile, progress=tools.progress)
+            return StageResult(enlarged[s.crop.slices], {"upscaler": values.upscaler, "steps_run": 0, "tiles": []})
+        model = tools.bay.diffusion(self._checkpoint, s.model_vae)
+        canvas = s.size.ceil_to(CANVAS)
+        if isinstance(upscaler, LatentMode):
+            latents = self._latents_enlarged(image.pixels, canvas, upscaler, model, tools)
+            fallback = None
+        else:
+            fallback = upscaler.upscale(image.pixels, s.size, tile=s.upscaler_tile, progress=tools.progress)
+            latents = self._encode(padded(fallback, canvas), model, tools)
+        grid, steps = self.grid(model.vae_factor), self.steps
+        with tools.bay.on_device(*model.text_encoders):
+            condition = prompts.encode(
+                model,
+                values.prompt,
+                values.negative_prompt,
+                guided=values.cfg > 1,
+                clip_skip=s.clip_skip,
+                device=tools.bay.device,
+            )
+        tools.progress.begin(f"{self.name}: sampling", steps.run)
+        with tools.bay.on_device(model.unet):
+            made = sampling.sample(
+                model,
+                condition,
+                latents,
+                scheduler=samplers.make(values.sampler, values.scheduler, model.scheduler_config),
+                steps=steps,
+                cfg=values.cfg,
+                noise=noise.CanvasNoise(values.seed, self.name),
+                size=canvas,
+                denoiser=TiledDenoiser(grid, tools.plan.tile_batch),
+                time_ids=s.time_ids,
+                device=tools.bay.device,
+                progress=tools.progress,
+            )
+        pixels = self._decode(made.latents, canvas, model, tools)[: s.size.height, : s.size.width]
+        pixels, findings = mended(pixels, fallback)
+        x, y = s.crop.x0, s.crop.y0
+        boxes = [tile.box.shift(-x, -y).clip(s.crop.size) for tile in grid.scaled(model.vae_factor).tiles]
+        facts = {
+            "upscaler": values.upscaler,
+            "sampler": values.sampler,
+            "steps_total": made.steps.total,
+            "steps_start": made.steps.start,
+            "steps_run": made.steps.run,
+            "tile": [grid.tile.width * model.vae_factor, grid.tile.height * model.vae_factor],
+            "work": round(grid.work, 4),
+            "tiles": [box.as_list() for box in boxes if box.width and box.height],
+        }
+        return StageResult(pixels[s.crop.slices], facts, tuple(findings))
+
+    @property
+    def steps(self) -> sampling.Steps:
+        """The part of the schedule that runs; only where denoise > 0."""
+        return sampling.exact_steps(self.settings.values.steps, self.settings.values.denoise)
+
+    def grid(self, factor: int) -> TileGrid:
+        """The tiles in cells of `factor` pixels. One tile where the pass works in one piece."""
+        s, family = self.settings, self._checkpoint.family
+        cells = s.size.ceil_to(CANVAS).divided(factor)
+        if not s.in_tiles:
+            return TileGrid.whole(cells)
+        return elastic_grid(
+            cells,
+            tile_max=s.tile_max // factor,
+            tile_min=s.tile_min // factor,
+            overlap=-(-s.overlap // factor),
+            multiple=family.multiple,
+            cost=family.cost,
+        )
+
+    def _encode(self, pixels: np.ndarray, model: Diffusion, tools: Tools) -> torch.Tensor:
+        """Latents of HWC pixels in [0, 1]."""
+        tools.progress.begin(f"{self.name}: encoding", 1)
+        planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None] * 2 - 1
+        with tools.bay.on_device(model.vae):
+            latents = vae.encode(model.vae, planes, mode=self._vae_mode(planes), device=tools.bay.device)
+        tools.progress.advance()
+        return latents
+
+    def _decode(self, latents: torch.Tensor, canvas: Size, model: Diffusion, tools: Tools) -> np.ndarray:
+        """HWC pixels, [0, 1] where they are numbers at all."""
+        tools.progress.begin(f"{self.name}: decoding", 1)
+        mode = "tiled" if self.settings.vae == "tiled" or self._too_large(canvas.long_side) else "whole"
+        with tools.bay.on_device(model.vae):
+            planes = vae.decode(model.vae, latents, mode=mode, device=tools.bay.device)
+        tools.progress.advance()
+        return ((planes[0].numpy().transpose(1, 2, 0) + 1) / 2).clip(0, 1)
+
+    def _vae_mode(self, planes: torch.Tensor) -> vae.Mode:
+        tiled = self.settings.vae == "tiled" or self._too_large(max(planes.shape[-2:]))
+        return "tiled" if tiled else "whole"
+
+    def _too_large(self, side: int) -> bool:
+        return self.settings.vae == "auto" and side > self.settings.vae_whole_max
+
+    def _latents_enlarged(
+        self, pixels: np.ndarray, canvas: Size, upscaler: LatentMode, model: Diffusion, tools: Tools
+    ) -> torch.Tensor:
+        """The source's latents, interpolated by exactly the step's factor, then cut to the canvas's cells."""
+        height, width = pixels.shape[:2]
+        size = self.settings.size
+        scale = (size.height / height, size.width / width)
+        # Enough of a border that the enlarged latents cover the canvas.
+        source = Size(
+            int(np.ceil(canvas.width / scale[1])) + CANVAS, int(np.ceil(canvas.height / scale[0])) + CANVAS
+        ).ceil_to(CANVAS)
+        latents = upscaler.upscale_by(self._encode(padded(pixels, source), model, tools), scale)
+        cells = canvas.divided(model.vae_factor)
+        return latents[..., : cells.height, : cells.width].contiguous()
+
+
+def padded(pixels: np.ndarray, size: Size) -> np.ndarray:
+    """HWC pixels grown to `size` on the right and at the bottom, mirrored, so that the border continues the picture."""
+    height, width = pixels.shape[:2]
+    return np.pad(pixels, ((0, size.height - height), (0, size.width - width), (0, 0)), mode="symmetric")
+
+
+def mended(pixels: np.ndarray, fallback: np.ndarray | None) -> tuple[np.ndarray, list[Finding]]:
+    """Pixels without NaN or Inf (they are taken from `fallback`, else black), and the finding that flags the place."""
+    bad = ~np.isfinite(pixels).all(axis=2)
+    if not bad.any():
+        return pixels, []
+    findings = finite(pixels, pixels)
+    return np.where(bad[..., None], 0 if fallback is None else fallback, pixels), findings

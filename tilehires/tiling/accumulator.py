@@ -1,0 +1,77 @@
+"""The accumulator: tiles in, the blended canvas out, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tilehires.tiling.grid import Tile, TileGrid
+from tilehires.tiling.window import axis_weights
+
+Canvas = TypeVar("Canvas", NDArray[np.float32], torch.Tensor)
+
+
+class Accumulator(Generic[Canvas]):
+    """Blends the tiles of a grid on a float32 canvas, each weighted by its window.
+
+    The canvas is either a numpy array of H×W×C (an image, perhaps memory-mapped) or a tensor of …×H×W on any device.
+    It must be all zero; it is written in place, and no second one is held: the weights sum to 1 as they are.
+    """
+
+    def __init__(self, grid: TileGrid, canvas: Canvas) -> None:
+        height, width = (canvas.shape[-2:]) if isinstance(canvas, torch.Tensor) else canvas.shape[:2]
+        if (width, height) != (grid.canvas.width, grid.canvas.height):
+            raise ValueError(f"a canvas of {width}x{height} for a grid over {grid.canvas}")
+        if canvas.dtype not in (np.float32, torch.float32):
+            raise ValueError(f"the canvas must be float32, not {canvas.dtype}")
+        self._grid, self._canvas, self._pending = grid, canvas, set(range(len(grid.tiles)))
+        self._rows, self._columns = axis_weights(grid)
+
+    @classmethod
+    def image(cls, grid: TileGrid, channels: int) -> Accumulator[NDArray[np.float32]]:
+        """For H×W×`channels` arrays."""
+        return Accumulator(grid, np.zeros((grid.canvas.height, grid.canvas.width, channels), np.float32))
+
+    @classmethod
+    def tensor(
+        cls, grid: TileGrid, lead: Sequence[int], device: torch.device | str = "cpu"
+    ) -> Accumulator[torch.Tensor]:
+        """For `lead`×H×W tensors on `device`."""
+        return Accumulator(grid, torch.zeros(*lead, grid.canvas.height, grid.canvas.width, device=device))
+
+    def add(self, tile: Tile, values: Canvas) -> None:
+        """Blend in what belongs to `tile` (its index counts: a tile of the unscaled grid names its scaled one).
+
+        `values` has the canvas' shape but for a tile's height and width; any float dtype, and any device.
+        Raises ValueError for another shape, or a tile that was added before.
+        """
+        if tile.index not in self._pending:
+            raise ValueError(f"tile {tile.index} is not of this grid, or was added before")
+        box = self._grid.tiles[tile.index].box
+        row, column = divmod(tile.index, len(self._grid.xs))
+        weight = np.multiply.outer(self._rows[row], self._columns[column]).astype(np.float32)
+        rows, columns = box.slices
+        if isinstance(self._canvas, torch.Tensor):
+            target = self._canvas[..., rows, columns]
+            _same_shape(target, values)
+            target += torch.as_tensor(values).to(target) * torch.from_numpy(weight).to(target.device)
+        else:
+            target = self._canvas[rows, columns]
+            _same_shape(target, values)
+            target += values * weight[:, :, None]
+        self._pending.remove(tile.index)
+
+    def result(self) -> Canvas:
+        """The blended canvas: the very array that was given. Raises ValueError while tiles are missing."""
+        if self._pending:
+            raise ValueError(f"{len(self._pending)} of {len(self._grid.tiles)} tiles were never added")
+        return self._canvas
+
+
+def _same_shape(target: NDArray[np.float32] | torch.Tensor, values: NDArray[np.float32] | torch.Tensor) -> None:
+    if tuple(target.shape) != tuple(values.shape):
+        raise ValueError(f"a tile of shape {tuple(values.shape)} where {tuple(target.shape)} belongs")

@@ -1,0 +1,154 @@
+"""`tiled(pipe)`: any diffusers pipeline of a known family denoises tile by tile, without a change to the pipeline.
+
+The denoiser instance's class is swapped for a subclass whose `__call__` goes through the engine. What else hangs on the
+instance (offload hooks, LoRA, low-precision storage, compiled blocks) acts inside that call, on tiles. Wrapping the
+module, a diffusers ModelHook or a step callback each break one of them (docs/design.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from tilehires.errors import ConfigError
+from tilehires.geometry import Box, Size
+from tilehires.tiling.adapters import Adapter, Arguments, View, adapter_for
+from tilehires.tiling.engine import TiledDenoiser, mirrored
+from tilehires.tiling.grid import TileGrid, elastic_grid
+
+ENGINE = "_tilehires_engine"
+
+
+@contextlib.contextmanager
+def tiled(
+    pipe: Any,
+    *,
+    tile: int,
+    overlap: int,
+    batch: int = 1,
+    time_ids: Literal["tile", "global", "crop"] = "tile",
+) -> Iterator[PipelineTiles]:
+    """While open, `pipe`'s denoiser works in overlapping tiles; on leaving it is the very instance it was.
+
+    `pipe`: a diffusers pipeline whose denoiser is a UNet2DConditionModel or the transformer of SD3, Flux, Qwen-Image or
+    Z-Image. `tile`: the largest tile, `overlap`: the least overlap, both in the denoiser's cells (latents; tokens where
+    they are packed); a canvas up to one tile is answered bit for bit as without. `batch`: tiles per call. `time_ids`:
+    what SDXL is told of size and crop. Flow matching with a shift by resolution gets at most the shift of one tile of
+    tile × tile cells: that of a large canvas would drown the input in noise. VAE and ControlNets still run on the whole
+    canvas; their residuals are cut. Yields the engine, whose `grid` is that of the latest call.
+    Raises ConfigError for another denoiser, one with an enabled cache, a second entry, or an impossible tile.
+    """
+    denoiser = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
+    if denoiser is None:
+        raise ConfigError(f"A {type(pipe).__name__} has no denoiser to tile.", hint="Give a pipeline of images.")
+    model = getattr(denoiser, "_orig_mod", denoiser)  # below torch.compile's wrapper
+    adapter = adapter_for(type(model))
+    if ENGINE in vars(denoiser):
+        raise ConfigError("This pipeline is tiled already.", hint="Leave the first `with tiled(…)` before the second.")
+    if getattr(model, "is_cache_enabled", False):
+        raise ConfigError("diffusers' caches would mix up tiles.", hint="Call disable_cache() on the transformer.")
+    if time_ids not in ("tile", "global", "crop"):
+        raise ConfigError(f"time_ids = {time_ids!r} is unknown.", hint="Use 'tile', 'global' or 'crop'.")
+    if tile < 1 or batch < 1:
+        raise ConfigError(f"tile = {tile} and batch = {batch} must be at least 1.", hint="Try tile=128, batch=1.")
+    elastic_grid(Size(8 * tile, 8 * tile), tile_max=tile, overlap=overlap, multiple=adapter.multiple)  # refuses now
+    compiled = denoiser is not model or any(m._compiled_call_impl is not None for m in model.modules())
+    view = View(time_ids, getattr(pipe, "vae_scale_factor", 8))
+    engine = PipelineTiles(adapter, type(model), tile, overlap, batch, pad_last=compiled, view=view)
+    base = type(denoiser)
+    with _shift_of(getattr(pipe, "scheduler", None), (tile // adapter.cells_per_token) ** 2):
+        # Past nn.Module's own __setattr__: torch.compile's wrapper would hand both on to the module inside it.
+        object.__setattr__(denoiser, ENGINE, engine)
+        object.__setattr__(denoiser, "__class__", _tiling(base))
+        try:
+            yield engine
+        finally:
+            object.__setattr__(denoiser, "__class__", base)
+            object.__delattr__(denoiser, ENGINE)
+
+
+class PipelineTiles:
+    """One denoiser's tiles: settings, and after a call the grid it used."""
+
+    def __init__(
+        self, adapter: Adapter, model: type, tile: int, overlap: int, batch: int, *, pad_last: bool, view: View
+    ) -> None:
+        self._adapter, self._tile, self._overlap, self._batch = adapter, tile, overlap, batch
+        self._pad_last, self._view = pad_last, view
+        self._signature = inspect.signature(model.forward)
+        self.grid: TileGrid | None = None
+
+    def __call__(self, stock: Callable[..., Any], args: tuple[Any, ...], given: Arguments) -> Any:
+        """What `stock(*args, **given)`, the model's own call, would have answered for the whole canvas."""
+        bound = self._signature.bind(None, *args, **given).arguments
+        arguments = {name: value for i, (name, value) in enumerate(bound.items()) if i > 0}  # all but self
+        adapter, x = self._adapter, self._adapter.canvas(arguments)
+        size = Size(x.shape[-1], x.shape[-2])
+        padded = self._padded(size)
+        self.grid = elastic_grid(padded, tile_max=self._tile, overlap=self._overlap, multiple=adapter.multiple)
+        if len(self.grid.tiles) == 1:
+            return stock(*args, **given)
+        tile, kinds = self.grid.tile, []
+
+        def call(tiles: torch.Tensor, boxes: Sequence[Box]) -> torch.Tensor:
+            asked = adapter.tiles(arguments, tiles, boxes, padded, self._view)
+            # In place what came in place: other people's hooks look at `args`.
+            answer = stock(*[asked.pop(name) for name in list(arguments)[: len(args)]], **asked)
+            kinds.append(type(answer))
+            return adapter.unpack(answer[0], tile)
+
+        denoiser = TiledDenoiser(self.grid, self._batch, pad_last=self._pad_last)
+        canvas = denoiser(mirrored(x, padded), call)[..., : size.height, : size.width]
+        packed = adapter.pack(canvas)
+        return (packed,) if issubclass(kinds[0], tuple) else kinds[0](sample=packed)
+
+    def _padded(self, size: Size) -> Size:
+        """An axis that must be cut is padded to whole multiples."""
+        even = size.ceil_to(self._adapter.multiple)
+        return Size(
+            even.width if size.width > self._tile else size.width,
+            even.height if size.height > self._tile else size.height,
+        )
+
+
+@functools.cache
+def _tiling(base: type[nn.Module]) -> type[nn.Module]:
+    """`base` with a `__call__` through the instance's engine. One per class: each new one would recompile graphs."""
+
+    def __call__(self: nn.Module, *args: Any, **given: Any) -> Any:  # noqa: N807 - it becomes that method
+        engine: PipelineTiles = vars(self)[ENGINE]
+        return engine(functools.partial(base.__call__, self), args, given)
+
+    return type(base.__name__, (base,), {"__call__": __call__, "__module__": base.__module__})
+
+
+@contextlib.contextmanager
+def _shift_of(scheduler: Any, tokens: int) -> Iterator[None]:
+    """The scheduler's resolution-dependent shift, mu, kept to that of an image of `tokens` tokens."""
+    config = getattr(scheduler, "config", {})
+    if not config.get("use_dynamic_shifting"):
+        yield
+        return
+    # As every flow-matching pipeline computes it (Flux' calculate_shift): a line through two points.
+    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    limit = low + (high - low) * (tokens - few) / (many - few)
+    stock = scheduler.set_timesteps
+
+    @functools.wraps(stock)  # pipelines look at its signature
+    def set_timesteps(*args: Any, **given: Any) -> Any:
+        if given.get("mu") is not None:
+            given["mu"] = min(given["mu"], limit)
+        return stock(*args, **given)
+
+    scheduler.set_timesteps = set_timesteps
+    try:
+        yield
+    finally:
+        del scheduler.set_timesteps

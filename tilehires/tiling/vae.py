@@ -1,0 +1,233 @@
+"""Pixels to latents and back, whole or in bounded device memory, with one answer either way.
+
+"whole" calls the VAE as it is. "tiled" gives the same to rounding: AutoencoderTiny by tiles with an exact halo
+(halo.py), AutoencoderKL by streaming its layers (streamed.py). diffusers' own tiling normalises per tile: not used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Literal, cast
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
+from tilehires.errors import ConfigError, ImageError
+from tilehires.geometry import Size
+from tilehires.tiling.halo import halo, map_rows
+from tilehires.tiling.streamed import STRIP_BYTES, streamed
+
+Vae = AutoencoderKL | AutoencoderTiny
+Mode = Literal["whole", "tiled"]
+Sink = Callable[[int, torch.Tensor], None]
+TILE = 512  # pixels a side of AutoencoderTiny's tiles, without their halo
+
+
+def scale_factor(vae: Vae) -> int:
+    """Pixels per latent cell along each axis: a power of two, read from the VAE's config."""
+    return 2 ** (len(vae.config["block_out_channels"]) - 1)
+
+
+def encode(
+    vae: Vae,
+    pixels: torch.Tensor,
+    *,
+    mode: Mode,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    tile: int = TILE,
+    strip_bytes: int = STRIP_BYTES,
+) -> torch.Tensor:
+    """The latents the denoiser sees: the posterior's mode, shifted and scaled by the VAE's own factors.
+
+    `pixels`: B×3×H×W in [-1, 1], on the CPU, H and W multiples of `scale_factor(vae)`. Returns B×C×h×w, float32, CPU.
+    The VAE must be on `device` (its own when None); it computes in `dtype` (its own when None; float32 for a VAE whose
+    config says force_upcast where float16 is asked), and once more in float32 where the answer isn't finite.
+    Raises ImageError when it isn't finite then, ValueError for another size or device.
+    """
+    factor = scale_factor(vae)
+    height, width = pixels.shape[-2:]
+    if height % factor or width % factor:
+        raise ValueError(f"pixels of {width}x{height} for a VAE of factor {factor}; pad them to multiples first")
+    strips: list[torch.Tensor] = []
+    place = _place(vae, device)
+
+    def put(row: int, strip: torch.Tensor) -> None:
+        if row == 0:
+            strips.clear()  # a second attempt begins
+        strips.append(strip)
+
+    def run(compute: torch.dtype, emit: Sink) -> None:
+        if mode == "whole":
+            emit(0, _mode(vae, pixels.to(place, compute)))
+        elif isinstance(vae, AutoencoderTiny):
+            reach = -(-halo(vae.encoder.layers) // factor)
+            cells = Size(width // factor, height // factor)
+            side = max(1, tile // factor)
+            map_rows(vae.encoder, pixels, emit, cells=cells, reach=reach, tile=side, device=place, dtype=compute)
+        else:
+            with streamed(_kl(vae), strip_bytes):
+                emit(0, _mode(vae, pixels.to("cpu", compute)))
+
+    _until_finite(vae, mode, dtype, run, put, "latents")
+    return _normalised(vae, torch.cat(strips, -2))
+
+
+def decode(
+    vae: Vae,
+    latents: torch.Tensor,
+    *,
+    mode: Mode,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    tile: int = TILE,
+    strip_bytes: int = STRIP_BYTES,
+) -> torch.Tensor:
+    """The pixels of `latents` as the denoiser sees them (B×C×h×w): B×3×H×W around [-1, 1], unclamped, float32, CPU.
+
+    Device, dtype and errors as in `encode`.
+    """
+    factor, (height, width) = scale_factor(vae), latents.shape[-2:]
+    pixels = torch.empty(latents.shape[0], vae.config["out_channels"], height * factor, width * factor)
+
+    def put(row: int, strip: torch.Tensor) -> None:
+        pixels[..., row : row + strip.shape[-2], :] = strip
+
+    decode_into(vae, latents, put, mode=mode, device=device, dtype=dtype, tile=tile, strip_bytes=strip_bytes)
+    return pixels
+
+
+def decode_into(
+    vae: Vae,
+    latents: torch.Tensor,
+    sink: Sink,
+    *,
+    mode: Mode,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    tile: int = TILE,
+    strip_bytes: int = STRIP_BYTES,
+) -> None:
+    """As `decode`, but `sink(row, strip)` gets the pixels from top to bottom, B×3×rows×W each, and no whole is held.
+
+    Where an answer isn't finite, `sink` is called again from row 0 with those of the second attempt.
+    """
+    place, factor = _place(vae, device), scale_factor(vae)
+    raw = _denormalised(vae, latents.to("cpu", torch.float32))
+
+    def run(compute: torch.dtype, emit: Sink) -> None:
+        if mode == "whole":
+            emit(0, _sample(vae, raw.to(place, compute)))
+        elif isinstance(vae, AutoencoderTiny):
+            reach, cells = halo(vae.decoder.layers), Size(raw.shape[-1], raw.shape[-2])
+            side = max(1, tile // factor)
+            map_rows(vae.decoder, raw, emit, cells=cells, reach=reach, tile=side, device=place, dtype=compute)
+        else:
+            with streamed(_kl(vae), strip_bytes):
+                emit(0, _sample(vae, raw.to(compute)))
+
+    _until_finite(vae, mode, dtype, run, sink, "pixels")
+
+
+class _NotFiniteError(Exception):
+    """The answer has an infinity or no number in it; caught where the next dtype is tried."""
+
+
+def _until_finite(
+    vae: Vae,
+    mode: Mode,
+    dtype: torch.dtype | None,
+    run: Callable[[torch.dtype, Sink], None],
+    sink: Sink,
+    what: str,
+) -> None:
+    """Run in the asked dtype, then in float32 where the answer isn't finite: float16 overflows in some VAEs."""
+    if mode not in ("whole", "tiled"):
+        raise ValueError(f"a VAE mode {mode!r}; there are 'whole' and 'tiled'")
+    if getattr(vae, "use_tiling", False) or getattr(vae, "use_slicing", False):
+        raise ValueError("diffusers' own VAE tiling or slicing is on; call vae.disable_tiling() and disable_slicing()")
+    asked = dtype or next(vae.parameters()).dtype
+    if asked == torch.float16 and vae.config.get("force_upcast"):
+        asked = torch.float32
+
+    def checked(row: int, strip: torch.Tensor) -> None:
+        if not torch.isfinite(strip).all():
+            raise _NotFiniteError
+        sink(row, strip.to("cpu", torch.float32))
+
+    for compute in dict.fromkeys((asked, torch.float32)):
+        try:
+            with _weights_as(vae, compute), torch.no_grad():
+                run(compute, checked)
+            return
+        except _NotFiniteError:
+            continue
+    raise ImageError(
+        f"The VAE's {what} aren't finite, not even in float32.",
+        hint="Try another VAE (model.vae); if the input's latents came from sampling, a lower cfg or another sampler.",
+    )
+
+
+@contextlib.contextmanager
+def _weights_as(vae: Vae, dtype: torch.dtype) -> Iterator[None]:
+    """The weights in another dtype for a while; the very same tensors come back, so nothing is rounded for good."""
+    kept = [(p, p.data) for p in (*vae.parameters(), *vae.buffers()) if p.is_floating_point() and p.dtype != dtype]
+    try:
+        for tensor, data in kept:
+            tensor.data = data.to(dtype)
+        yield
+    finally:
+        for tensor, data in kept:
+            tensor.data = data
+
+
+def _place(vae: Vae, device: torch.device | str | None) -> torch.device:
+    actual = next(vae.parameters()).device
+    asked = torch.device(device) if device is not None else actual
+    if asked.type != actual.type or asked.index not in (None, actual.index):
+        raise ValueError(f"the VAE is on {actual}, not on {asked}; hold it there while it is used")
+    return actual
+
+
+def _kl(vae: Vae) -> AutoencoderKL:
+    if not isinstance(vae, AutoencoderKL):
+        raise ConfigError(
+            f"A {type(vae).__name__} can't be tiled exactly.",
+            hint="Use memory.vae = 'whole', or a VAE of class AutoencoderTiny or AutoencoderKL.",
+        )
+    return vae
+
+
+def _mode(vae: Vae, pixels: torch.Tensor) -> torch.Tensor:
+    answer = vae.encode(pixels)
+    return cast(torch.Tensor, answer.latents if hasattr(answer, "latents") else answer.latent_dist.mode())  # type: ignore[union-attr]
+
+
+def _sample(vae: Vae, latents: torch.Tensor) -> torch.Tensor:
+    return cast(torch.Tensor, vae.decode(cast(torch.FloatTensor, latents), return_dict=False)[0])
+
+
+def _statistics(vae: Vae) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Per-channel mean and standard deviation, where a VAE has them (Playground 2.5) in place of a shift."""
+    mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
+    if mean is None or std is None:
+        return None
+    return torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
+
+
+def _normalised(vae: Vae, raw: torch.Tensor) -> torch.Tensor:
+    if statistics := _statistics(vae):
+        mean, std = statistics
+        return (raw - mean) * vae.config["scaling_factor"] / std
+    shift = vae.config.get("shift_factor")
+    return (raw - shift if shift else raw) * vae.config["scaling_factor"]
+
+
+def _denormalised(vae: Vae, latents: torch.Tensor) -> torch.Tensor:
+    if statistics := _statistics(vae):
+        mean, std = statistics
+        return latents * std / vae.config["scaling_factor"] + mean
+    raw, shift = latents / vae.config["scaling_factor"], vae.config.get("shift_factor")
+    return raw + shift if shift else raw
