@@ -1,7 +1,7 @@
-"""Tiny random-weight models with the real ones' layouts, built offline in tenths of a second, and writers of their files.
+"""Tiny random-weight models with the real ones' layouts, built offline in tenths of a second, and their files.
 
-The numbers that no tensor's shape tells (GroupNorm's groups, attention heads) are the real families' own, so that the single
-files load by the very code that loads a real checkpoint.
+What no tensor's shape tells (GroupNorm's groups, attention heads) is as in the real families, so that the single files
+load by the very code that loads a real checkpoint.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import (
@@ -25,9 +25,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from tilehires.diffusion.components import Diffusion
 from tilehires.diffusion.vocabulary import clip_tokenizer
 
 State = dict[str, Tensor]
+Pipeline = TypeVar("Pipeline", StableDiffusionPipeline, StableDiffusionXLPipeline)
 
 _tokenizer = cache(clip_tokenizer)
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -36,32 +38,36 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 def sd15(seed: int = 0, *, sample_size: int = 8) -> StableDiffusionPipeline:
     """A tiny SD 1.5 pipeline: VAE ×8 with 4 latent channels, CLIP's real vocabulary; native size 64 px."""
     torch.manual_seed(seed)
-    return StableDiffusionPipeline(
-        vae=_vae(0.18215),
-        text_encoder=CLIPTextModel(_text_config(hidden=32, layers=3)),
-        tokenizer=_tokenizer(),
-        unet=_unet_sd(sample_size, heads=8, linear=False),
-        scheduler=DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
-        safety_checker=None,  # pyright: ignore[reportArgumentType]
-        feature_extractor=None,  # pyright: ignore[reportArgumentType]
-        requires_safety_checker=False,
+    return _resting(
+        StableDiffusionPipeline(
+            vae=_vae(0.18215),
+            text_encoder=CLIPTextModel(_text_config(hidden=32, layers=3)),
+            tokenizer=_tokenizer(),
+            unet=_unet_sd(sample_size, heads=8, linear=False),
+            scheduler=DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+            safety_checker=None,  # pyright: ignore[reportArgumentType]
+            feature_extractor=None,  # pyright: ignore[reportArgumentType]
+            requires_safety_checker=False,
+        )
     )
 
 
 def sd2(seed: int = 0, *, sample_size: int = 12) -> StableDiffusionPipeline:
     """A tiny SD 2.x pipeline with v-prediction and an OpenCLIP-like text encoder; native size 96 px."""
     torch.manual_seed(seed)
-    return StableDiffusionPipeline(
-        vae=_vae(0.18215),
-        text_encoder=CLIPTextModel(_text_config(hidden=32, layers=3, act="gelu")),
-        tokenizer=_tokenizer("!"),
-        unet=_unet_sd(sample_size, heads=(1, 1, 1, 1), linear=True),
-        scheduler=DDIMScheduler(
-            **BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="v_prediction"
-        ),
-        safety_checker=None,  # pyright: ignore[reportArgumentType]
-        feature_extractor=None,  # pyright: ignore[reportArgumentType]
-        requires_safety_checker=False,
+    return _resting(
+        StableDiffusionPipeline(
+            vae=_vae(0.18215),
+            text_encoder=CLIPTextModel(_text_config(hidden=32, layers=3, act="gelu")),
+            tokenizer=_tokenizer("!"),
+            unet=_unet_sd(sample_size, heads=(1, 1, 1, 1), linear=True),
+            scheduler=DDIMScheduler(
+                **BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="v_prediction"
+            ),
+            safety_checker=None,  # pyright: ignore[reportArgumentType]
+            feature_extractor=None,  # pyright: ignore[reportArgumentType]
+            requires_safety_checker=False,
+        )
     )
 
 
@@ -85,17 +91,26 @@ def sdxl(seed: int = 0, *, sample_size: int = 16) -> StableDiffusionXLPipeline:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     )
-    return StableDiffusionXLPipeline(
-        vae=_vae(0.13025),
-        text_encoder=CLIPTextModel(_text_config(hidden=32, layers=3)),
-        text_encoder_2=CLIPTextModelWithProjection(second),
-        tokenizer=_tokenizer(),
-        tokenizer_2=_tokenizer("!"),
-        unet=unet,
-        scheduler=EulerDiscreteScheduler(**BETAS, timestep_spacing="leading", steps_offset=1),
-        force_zeros_for_empty_prompt=True,
-        add_watermarker=False,
+    return _resting(
+        StableDiffusionXLPipeline(
+            vae=_vae(0.13025),
+            text_encoder=CLIPTextModel(_text_config(hidden=32, layers=3)),
+            text_encoder_2=CLIPTextModelWithProjection(second),
+            tokenizer=_tokenizer(),
+            tokenizer_2=_tokenizer("!"),
+            unet=unet,
+            scheduler=EulerDiscreteScheduler(**BETAS, timestep_spacing="leading", steps_offset=1),
+            force_zeros_for_empty_prompt=True,
+            add_watermarker=False,
+        )
     )
+
+
+def _resting(pipe: Pipeline) -> Pipeline:
+    """In the mode that loaded models are in: training mode takes other kernels, which differ in the last bits."""
+    for module in (pipe.unet, pipe.vae, *text_encoders(pipe)):
+        module.requires_grad_(False).eval()
+    return pipe
 
 
 def _text_config(*, hidden: int, layers: int, act: str = "quick_gelu") -> CLIPTextConfig:
@@ -167,6 +182,18 @@ def write_single_file(
     state |= {mark: torch.zeros(0) for mark in marks}
     save_file({name: value.contiguous().clone() for name, value in state.items()}, file, dict(metadata or {}))
     return file
+
+
+def parts(pipe: StableDiffusionPipeline | StableDiffusionXLPipeline) -> Diffusion:
+    """The pipeline's components as our own code takes them."""
+    return Diffusion(
+        unet=pipe.unet,
+        vae=pipe.vae,
+        text_encoders=tuple(text_encoders(pipe)),
+        tokenizers=tuple(part for name in ("tokenizer", "tokenizer_2") if (part := getattr(pipe, name, None))),
+        scheduler_config=dict(pipe.scheduler.config),
+        zero_empty_negative=bool(pipe.config.get("force_zeros_for_empty_prompt", False)),
+    )
 
 
 def text_encoders(pipe: StableDiffusionPipeline | StableDiffusionXLPipeline) -> list[nn.Module]:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from tilehires.batch.runner import run
-    from tilehires.config import Config
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 __all__ = ["Config", "__version__", "run"]
 __version__ = "0.1.0"
 
+_HOMES = {"Config": "tilehires.config", "run": "tilehires.batch.runner"}
+
+Config: Any
+run: Callable[..., Any]
+
 
 def __getattr__(name: str) -> Any:
     """Import on first use: `import tilehires` costs nothing, torch is loaded by what needs it."""
-    if name == "Config":
-        from tilehires.config import Config
-
-        return Config
-    if name == "run":
-        from tilehires.batch.runner import run
-
-        return run
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'tilehires' has no attribute {name!r}")

@@ -25,12 +25,12 @@ from tools import export, pipeline_parts, train_vae
 from tools.latents import encode_captioned, encode_pairs
 from tools.training import Run, arguments, cosine, leaves, render
 
-STEPS = 6000
+STEPS = 3600
 CAPTIONED = 10_000
 RESTORE_BELOW = 450
 RESTORE_WEIGHT = 0.15
 """Brings a restoring step's loss to about a drawing step's."""
-CROP_STEPS = 2000
+CROP_STEPS = 1300
 """Drawing steps take crops of 32 cells before this step, whole pictures of 64 from then on."""
 AVERAGE = 0.999
 GENERIC = ("", "", "", "a photo", "a sharp detailed photo", "a natural image")
@@ -107,7 +107,8 @@ def step_loss(unet: UNet2DConditionModel, text: Words, batch: tuple, power: Tens
     alpha = power[times].sqrt()[:, None, None, None]
     sigma = (1 - power[times]).sqrt()[:, None, None, None]
     noisy = alpha * start + sigma * torch.randn_like(start)
-    v = unet(noisy, times, text(captions)).sample
+    with torch.autocast("cpu", torch.bfloat16):
+        v = unet(noisy, times, text(captions)).sample.float()
     guess = alpha * noisy - sigma * v
     ratio = (sigma / alpha).square().clamp(max=1)
     # Where noise drowns the signal an error of v counts as an error of the clean latents.

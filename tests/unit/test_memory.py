@@ -13,7 +13,8 @@ TILE = Size(128, 128)
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("8GB", 8 * GIB), ("8 GiB", 8 * GIB), ("512m", 512 * 2**20), ("1.5G", int(1.5 * GIB)), ("100", 100)]
+    ("text", "value"),
+    [("8GB", 8 * GIB), ("8 GiB", 8 * GIB), ("512m", 512 * 2**20), ("1.5G", int(1.5 * GIB)), ("100", 100)],
 )
 def test_amounts_are_read(text: str, value: int) -> None:
     assert parse_bytes(text, what="memory.vram") == value

@@ -56,10 +56,10 @@ def test_caps_keep_the_aspect() -> None:
     assert way(Size(1000, 1000), scale=4, max_megapixels=4).target == Size(2000, 2000)
 
 
-@given(
-    st.integers(1, 3000), st.integers(1, 3000), st.floats(0.1, 16), st.integers(0, 5000), st.floats(0.01, 30)
-)
-def test_every_route_is_exact_bounded_and_steps_by_two_at_most(w: int, h: int, scale: float, side: int, mp: float) -> None:
+@given(st.integers(1, 3000), st.integers(1, 3000), st.floats(0.1, 16), st.integers(0, 5000), st.floats(0.01, 30))
+def test_every_route_is_exact_bounded_and_steps_by_two_at_most(
+    w: int, h: int, scale: float, side: int, mp: float
+) -> None:
     found = way(Size(w, h), scale=scale, max_side=side, max_megapixels=mp)
     assert not side or found.target.long_side <= side
     assert found.target.pixels <= mp * 1e6 or 1 in (found.target.width, found.target.height)

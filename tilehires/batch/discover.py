@@ -70,7 +70,9 @@ def discover(source: Path, output: Path, *, suffix: str, follow_links: bool = Fa
                     sidecars.setdefault(path, []).append(beside)
     used = {beside for besides in sidecars.values() for beside in besides}
     skipped = [
-        Skipped(name, reason or _why_not(path)) for name, path, reason in walked if path not in taken and path not in used
+        Skipped(name, reason or _why_not(path))
+        for name, path, reason in walked
+        if path not in taken and path not in used
     ]
     if not images:
         raise RunError(f"There is no image in {source}.", hint=_advice(source, skipped))
@@ -81,20 +83,29 @@ def discover(source: Path, output: Path, *, suffix: str, follow_links: bool = Fa
 
 def _walk(folder: Path, root: Path, follow_links: bool) -> Iterator[tuple[str, Path, str]]:
     """(id, path, reason to skip or "") of everything below. Links are not followed: they may lead out, or in circles."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            path = Path(entry.path)
-            name = path.relative_to(root).as_posix()
-            if entry.name.startswith("."):
-                yield name, path, "hidden"
-            elif entry.is_symlink() and not (follow_links and path.is_file()):
-                yield name, path, "a symbolic link (--set run.resolve_links=true follows links to files)"
-            elif entry.is_dir(follow_symlinks=False):
-                yield from _walk(path, root, follow_links)
-            elif not stat.S_ISREG(path.stat().st_mode):
-                yield name, path, "no regular file"
-            else:
-                yield name, path, ""
+    try:
+        with os.scandir(folder) as entries:
+            listed = list(entries)
+    except OSError as error:
+        if folder == root:
+            raise RunError(f"{root} can't be read: {error.strerror}.", hint="Check its permissions.") from error
+        yield folder.relative_to(root).as_posix(), folder, f"a folder that can't be read ({error.strerror})"
+        return
+    for entry in listed:
+        path = Path(entry.path)
+        name = path.relative_to(root).as_posix()
+        if entry.name.startswith("."):
+            yield name, path, "hidden"
+        elif entry.is_symlink() and not (follow_links and path.is_file()):
+            yield name, path, "a symbolic link (--set run.resolve_links=true follows links to files)"
+        elif entry.is_dir(follow_symlinks=False):
+            yield from _walk(path, root, follow_links)
+        elif not path.exists():
+            yield name, path, "gone while the folder was read"
+        elif not stat.S_ISREG(path.stat().st_mode):
+            yield name, path, "no regular file"
+        else:
+            yield name, path, ""
 
 
 def _is_image(path: Path) -> bool:

@@ -45,6 +45,16 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
             Path(temporary).unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around whatever else writes `path`: a full disk or missing rights become a RunError, as in `atomic`."""
+    try:
+        yield
+    except OSError as error:
+        raise_if_hopeless(error, path)
+        raise
+
+
 def raise_if_hopeless(error: OSError, path: Path) -> None:
     """Turn an error that will meet every further image too into one that stops the run and says what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -73,6 +83,27 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def append_line(path: Path, body: Any, *, durable: bool = False) -> None:
+    """Append one line of JSON, `durable` through a power cut.
+
+    A line is begun with a newline as well: one that a full disk cut off spoils itself alone, not the next.
+    """
+    with writing(path), path.open("a", encoding="ascii") as stream:
+        stream.write("\n" + json.dumps(body) + "\n")
+        if durable:
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def read_lines(path: Path) -> Iterator[Any]:
+    """The JSON values of a file that `append_line` wrote; damaged lines are left out. Nothing where there is no file."""
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            yield json.loads(line)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
+
+from tilehires.batch.files import append_line, read_lines
 
 
 class HashMemory:
@@ -14,27 +15,38 @@ class HashMemory:
         """`path`: where the memory is kept; None remembers nothing beyond this object."""
         self._path = path
         self._known: dict[str, tuple[list[int], str]] = {}
-        if path and path.is_file():
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    name, stamp, digest = json.loads(line)
-                except ValueError:
-                    continue
-                self._known[name] = (stamp, digest)
+        for line in read_lines(path) if path else ():
+            match line:
+                case [str(name), [int(), int(), int()] as stamp, str(digest)]:
+                    self._known[name] = (stamp, digest)
 
     def sha256(self, file: Path) -> str:
-        """The hex digest of the file's bytes. Raises OSError when it can't be read."""
-        name, status = str(file.resolve()), file.stat()
-        stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
+        """The hex digest of the file's bytes. Raises OSError when it can't be read, RunError when the disk is full."""
+        name, stamp = _identity(file)
         known = self._known.get(name)
         if known and known[0] == stamp:
             return known[1]
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        self._known[name] = (stamp, digest)
-        if self._path is None:
-            return digest
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as memory:
-            memory.write(json.dumps([name, stamp, digest]) + "\n")
+        digest = file_sha256(file)
+        self._remember(name, stamp, digest)
         return digest
+
+    def remember(self, file: Path, digest: str) -> None:
+        """Take over a digest that the caller knows for certain. Raises as `sha256`."""
+        self._remember(*_identity(file), digest)
+
+    def _remember(self, name: str, stamp: list[int], digest: str) -> None:
+        self._known[name] = (stamp, digest)
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            append_line(self._path, [name, stamp, digest])
+
+
+def file_sha256(file: Path) -> str:
+    """The hex digest of the file's bytes, read now. Raises OSError."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _identity(file: Path) -> tuple[str, list[int]]:
+    status = file.stat()
+    return str(file.resolve()), [status.st_size, status.st_mtime_ns, status.st_ino]

@@ -49,7 +49,9 @@ def prepare(found: Found, config: Config, checkpoint: Checkpoint, hashes: HashMe
     try:
         digest = hashes.sha256(found.path)
     except OSError as error:
-        raise ImageError(f"{found.path} can't be read: {error.strerror}.", hint="Check the file's permissions.") from error
+        raise ImageError(
+            f"{found.path} can't be read: {error.strerror}.", hint="Check the file's permissions."
+        ) from error
     # 32 bits of the hash: what A1111 and its peers take for a seed, so that it can be typed in there as well.
     seed = settings.generate.seed if settings.generate.seed >= 0 else int(digest[:8], 16)
     return Job(found, header, digest, mine, seed, way, stages_of(settings, way, seed, checkpoint))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tilehires import metadata
+from tilehires.batch.files import writing
 from tilehires.batch.job import Job
 from tilehires.batch.store import Entry, Store, fingerprint
 from tilehires.batch.workspace import Workspace
@@ -153,8 +154,10 @@ def _write(
         texts=texts,
         exif=picture.exif if run.metadata else None,
         xmp=picture.xmp if run.metadata else None,
+        iptc=picture.iptc if run.metadata else None,
     )
     staged = context.workspace.staging / f"output.{run.format}"
-    notes = write(staged, finished, format=run.format, quality=run.quality, bits=run.bits)
+    with writing(staged):
+        notes = write(staged, finished, format=run.format, quality=run.quality, bits=run.bits)
     digest = context.workspace.publish(staged, job.found.output)
     return FileRecord(job.found.output, (pixels.shape[1], pixels.shape[0]), digest), notes

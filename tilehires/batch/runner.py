@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tilehires.batch.discover import Discovery, Found, discover
 from tilehires.batch.job import prepare
@@ -33,7 +32,7 @@ STAGES = ("hires", "tiled", "check")
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What isn't a setting because it changes no image. `force`: stages to redo, with all that follow ("tiled" means all of them)."""
+    """What isn't a setting because it changes no image. `force`: stages to redo, with all that follow ("tiled": all)."""
 
     force: tuple[str, ...] = ()
     command: str = ""
@@ -179,5 +178,3 @@ def _forced(names: Sequence[str]) -> frozenset[str]:
                 f"There is no stage {name!r}.", hint=f"The stages are {', '.join(STAGES)}; one tiled step is tiled.2."
             )
     return frozenset(names) | frozenset({"tiled.1"} if "tiled" in names else ())
-
-

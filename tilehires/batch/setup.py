@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tilehires import memory, upscalers
+from tilehires import checks, memory, upscalers
 from tilehires.config import Config
 from tilehires.config.settings import hires_pass, tiled_pass
 from tilehires.diffusion import checkpoints, samplers
@@ -40,13 +40,17 @@ class Setup:
 
 
 def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
-    """Settle a run. `load_upscalers`: make sure that upscaler files load, and not only that they are there. Raises MissingError (5) for a model that isn't there or doesn't load, ConfigError (2) for the rest."""
+    """Settle a run. `load_upscalers`: make sure that upscaler files load, and not only that they are there.
+
+    Raises MissingError (5) for a model that isn't there or doesn't load, ConfigError (2) for the rest.
+    """
     checkpoint = checkpoints.inspect(config.require_checkpoint(), prediction=config.settings.model.prediction)
     config = config.for_family(checkpoint.family.name)
     settings = config.settings
     for values in (hires_pass(settings, 0), tiled_pass(settings, 0)):
         samplers.check(values.sampler, values.scheduler)
         upscalers.check(values.upscaler) if load_upscalers else upscalers.files(values.upscaler)
+    checks.require(settings.check.only)
     device = device_of(settings.run.device)
     dtype = _dtype(settings.model.dtype, device)
     return Setup(config, checkpoint, device, dtype, _plan(config, checkpoint, device, dtype))

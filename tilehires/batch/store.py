@@ -75,8 +75,12 @@ class Store:
         if not path.is_file():
             return None
         try:
-            levels = np.load(path, mmap_mode="r", allow_pickle=False)
-            if levels.dtype == np.uint16 and levels.ndim == 3 and zlib.crc32(np.ascontiguousarray(levels)) == entry.crc32:
+            levels = np.lib.format.open_memmap(path, mode="r")
+            if (
+                levels.dtype == np.uint16
+                and levels.ndim == 3
+                and zlib.crc32(levels.data) == entry.crc32
+            ):
                 return restored(levels)
         except (OSError, ValueError):
             pass  # as damaged as a wrong checksum, and said in the same words
@@ -88,7 +92,7 @@ class Store:
         crc = None
         if stage.makes_pixels:
             levels = quantised(result.pixels)
-            crc = zlib.crc32(levels)
+            crc = zlib.crc32(levels.data)
             with atomic(self._artefact(key)) as stream:
                 np.lib.format.write_array(stream, levels, allow_pickle=False)
             result = StageResult(restored(levels), result.facts, result.findings)

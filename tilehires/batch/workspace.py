@@ -11,8 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from tilehires.batch.files import raise_if_hopeless, remove_leftovers, write_json
-from tilehires.batch.hashes import HashMemory
+from tilehires.batch.files import append_line, raise_if_hopeless, read_lines, remove_leftovers, sync_folder, write_json
+from tilehires.batch.hashes import HashMemory, file_sha256
 from tilehires.errors import ImageError, LockedError, RunError
 from tilehires.records import Record
 
@@ -26,13 +26,18 @@ class Workspace:
         self.cache = self.root / "cache"
         self.logs = self.root / "runs"
         self.staging = self.root / "staging"
+        self.report = output / "report"
         self._records = self.root / "records"
         self._ledger = self.root / "outputs.jsonl"
+        self._made: dict[str, set[str]] = {}
         self.hashes = HashMemory(self.root / "hashes.jsonl")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Create the folders and hold the lock. Raises RunError where nothing can be written, LockedError when another run works here."""
+        """Create the folders and hold the lock.
+
+        Raises RunError where nothing can be written, LockedError when another run works here.
+        """
         try:
             for folder in (self.cache, self.logs, self._records):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -53,12 +58,22 @@ class Workspace:
             raise_if_hopeless(error, self.root / "lock")
             raise
         try:
-            shutil.rmtree(self.staging, ignore_errors=True)
-            self.staging.mkdir()
-            remove_leftovers(self.root)
+            self._begin()
             yield
         finally:
             lock.release()
+
+    def _begin(self) -> None:
+        """What a killed run left goes; what it finished is known."""
+        shutil.rmtree(self.staging, ignore_errors=True)
+        self.staging.mkdir(exist_ok=True)
+        for folder in (self.root, self.report):
+            remove_leftovers(folder)
+        self._made = {}
+        for line in read_lines(self._ledger):
+            match line:
+                case [str(name), str(digest)]:
+                    self._made.setdefault(name, set()).add(digest)
 
     def record(self, image: str) -> Record | None:
         """What the last run left about an image; None when there is nothing readable."""
@@ -86,17 +101,21 @@ class Workspace:
         written before the move: whenever the night ends, a file that we made is known to be ours.
         """
         final = self.output / name
-        digest = self.hashes.sha256(staged)
-        if final.exists() or final.is_symlink():
-            self.check_ours(name)
-        with self._ledger.open("a", encoding="utf-8") as ledger:
-            ledger.write(json.dumps([name, digest]) + "\n")
+        self.check_ours(name)
+        digest = file_sha256(staged)
+        append_line(self._ledger, [name, digest], durable=True)
+        self._made.setdefault(name, set()).add(digest)
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
             staged.replace(final)
+            sync_folder(final.parent)
         except OSError as error:
             raise_if_hopeless(error, final)
-            raise
+            raise ImageError(
+                f"{final} can't be written: {error.strerror}.",
+                hint="Look for a file or a folder of that name in its way, or choose another output folder with -o.",
+            ) from error
+        self.hashes.remember(final, digest)
         return digest
 
     def check_ours(self, name: str) -> None:
@@ -104,13 +123,7 @@ class Workspace:
         final = self.output / name
         if not final.exists() and not final.is_symlink():
             return
-        made = set()
-        if self._ledger.is_file():
-            for line in self._ledger.read_text(encoding="utf-8", errors="replace").splitlines():
-                with contextlib.suppress(ValueError):
-                    path, digest = json.loads(line)
-                    if path == name:
-                        made.add(digest)
+        made = self._made.get(name, set())
         if not final.is_file() or final.is_symlink() or self.hashes.sha256(final) not in made:
             raise ImageError(
                 f"{final} exists, and tilehires didn't make it (or it was changed since).",

@@ -15,7 +15,7 @@ from tilehires.checks.finding import Finding
 from tilehires.errors import ConfigError
 from tilehires.geometry import Box
 
-__all__ = ["Check", "Finding", "check", "names"]
+__all__ = ["Check", "Finding", "check", "names", "require"]
 
 
 class Check(Protocol):
@@ -29,6 +29,14 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(entry.name for entry in entry_points(group="tilehires.checks")))
 
 
+def require(wanted: Sequence[str]) -> None:
+    """Raise ConfigError for a name that no installed check has."""
+    known = names()
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise ConfigError(f"There is no check named {unknown[0]!r}.", hint=f"The checks are: {', '.join(known)}.")
+
+
 def check(
     output: np.ndarray, input: np.ndarray, tiles: Sequence[Box] | None = None, *, only: Sequence[str] = ()
 ) -> list[Finding]:
@@ -37,11 +45,7 @@ def check(
     `tiles`: the boxes of the tiled passes in output pixels, where known. `only`: names of the checks to run, empty for all.
     Raises ConfigError for a name that no installed check has.
     """
+    require(only)
     found = {entry.name: entry for entry in entry_points(group="tilehires.checks")}
-    unknown = [name for name in only if name not in found]
-    if unknown:
-        raise ConfigError(
-            f"There is no check named {unknown[0]!r}.", hint=f"The checks are: {', '.join(sorted(found))}."
-        )
     chosen = [found[name].load() for name in sorted(found) if not only or name in only]
     return [finding for one in chosen for finding in one(output, input, tiles)]

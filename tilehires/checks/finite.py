@@ -12,7 +12,7 @@ from tilehires.geometry import Box
 
 def finite(output: np.ndarray, input: np.ndarray, tiles: Sequence[Box] | None = None) -> list[Finding]:
     """One finding with the box around every pixel that is no number. `value`: how many pixels."""
-    bad = ~np.isfinite(output).all(axis=2)
+    bad = np.logical_not(np.isfinite(output).all(axis=2))
     if not bad.any():
         return []
     rows, columns = np.flatnonzero(bad.any(axis=1)), np.flatnonzero(bad.any(axis=0))

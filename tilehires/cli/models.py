@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,7 @@ def _listing() -> Iterator[str]:
         yield f"{folder}"
         found = list(_files(folder))
         for path in found:
-            yield f"  {path.relative_to(folder)}  {_size(path)}  {_kind(path)}"
+            yield f"  {path.relative_to(folder)}  {_size(_weights_of(path))}  {_kind(path)}"
         if not found:
             yield "  (no model)"
 
@@ -71,6 +71,10 @@ def _files(folder: Path) -> Iterator[Path]:
             yield from _files(path)
         elif path.is_dir() or path.suffix.lower() in SUFFIXES:
             yield path
+
+
+def _weights_of(path: Path) -> list[Path]:
+    return sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
 
 
 def _kind(path: Path) -> str:
@@ -95,16 +99,13 @@ def _described(file: str) -> Iterator[str]:
         checkpoint = checkpoints.inspect(file)
     except MissingError as error:
         yield from _upscaler(path, error)
-    else:
-        yield f"{file}: a checkpoint"
-        yield f"  family      {checkpoint.family.name} ({checkpoint.family.title})"
-        yield f"  layout      {checkpoint.layout}"
-        yield f"  prediction  {checkpoint.prediction}"
-        yield f"  native      {checkpoint.family.native} px"
-        path = checkpoint.path or path
-    yield f"  size        {_size(path)}"
-    for member in _members(path):
-        yield f"  sha256      {_sha256(member)}  {member.name if member == path else member.relative_to(path)}"
+        return
+    yield f"{file}: a checkpoint"
+    yield f"  family      {checkpoint.family.name} ({checkpoint.family.title})"
+    yield f"  layout      {checkpoint.layout}"
+    yield f"  prediction  {checkpoint.prediction}"
+    yield f"  native      {checkpoint.family.native} px"
+    yield from _weights(checkpoint.path, checkpoint.files)
 
 
 def _upscaler(path: Path, no_checkpoint: MissingError) -> Iterator[str]:
@@ -120,20 +121,19 @@ def _upscaler(path: Path, no_checkpoint: MissingError) -> Iterator[str]:
     yield f"{path}: an upscaler"
     yield f"  family      {model.architecture.name}"
     yield f"  scale       {model.scale}x"
+    yield from _weights(path, (path,))
 
 
-def _members(path: Path) -> list[Path]:
-    """The weight files of a model."""
-    return sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
-
-
-def _sha256(path: Path) -> str:
+def _weights(root: Path, files: Sequence[Path]) -> Iterator[str]:
     import hashlib
 
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    yield f"  size        {_size(files)}"
+    for file in files:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        yield f"  sha256      {digest}  {file.name if file == root else file.relative_to(root).as_posix()}"
 
 
-def _size(path: Path) -> str:
-    total = sum(member.stat().st_size for member in _members(path))
+def _size(files: Sequence[Path]) -> str:
+    total = sum(file.stat().st_size for file in files)
     return f"{total / 1e9:.2f} GB" if total >= 1e8 else f"{total / 1e6:.2f} MB"

@@ -175,8 +175,8 @@ class RunSettings(Section):
     """The batch: devices, files, bounds."""
 
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
-    format: Literal["png", "jpeg", "webp", "tiff"] = Field("png", description="Format of the output files.")
-    quality: int = Field(95, ge=1, le=100, description="JPEG and WebP quality; WebP at 100 is lossless.")
+    format: Literal["png", "jpeg", "webp", "tiff", "avif"] = Field("png", description="Format of the output files.")
+    quality: int = Field(95, ge=1, le=100, description="JPEG, WebP and AVIF quality; at 100 the last two are lossless.")
     bits: Annotated[Literal["auto", "8", "16"], BeforeValidator(str)] = Field(
         "auto", description="Bits per channel of PNG and TIFF; auto: as the input."
     )

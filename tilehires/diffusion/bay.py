@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tilehires.diffusion import checkpoints
+from tilehires.diffusion import loading
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.diffusion.components import Diffusion
 
@@ -34,18 +34,18 @@ class Bay:
         if self._diffusion is None or self._diffusion[0] != key:
             self._diffusion = None
             self._collect()
-            self._diffusion = (key, checkpoints.load(checkpoint, dtype=self.dtype, vae=vae))
+            self._diffusion = (key, loading.load(checkpoint, self.dtype, vae))
         return self._diffusion[1]
 
     def upscaler(self, path: Path) -> Any:
         """spandrel's descriptor of a model file, on the device. Raises MissingError when the file can't be used."""
-        from tilehires.upscalers.model import load
+        from tilehires.upscalers.loading import fitting_dtype, load
 
         if self._upscaler is None or self._upscaler[0] != path:
             self._upscaler = None
             self._collect()
             descriptor = load(path)
-            descriptor.to(self.device)
+            descriptor.to(self.device, fitting_dtype(descriptor, self.dtype))
             self._upscaler = (path, descriptor)
         return self._upscaler[1]
 

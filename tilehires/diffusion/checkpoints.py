@@ -11,16 +11,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from tilehires.diffusion.family import BUILTIN, FAMILIES, Family
-from tilehires.diffusion.header import Header, read_header
+from tilehires.diffusion.header import read_header
 from tilehires.errors import MissingError
-
-if TYPE_CHECKING:
-    import torch
-
-    from tilehires.diffusion.components import Diffusion
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 BUILTIN_FOLDER = Path(__file__).parents[1] / "builtin" / "model"
@@ -63,21 +58,11 @@ def inspect(reference: str, *, prediction: str = "auto") -> Checkpoint:
         return _folder(reference, path, prediction)
     if path.is_file():
         return _single(reference, path, prediction)
-    if HUB_ID.fullmatch(reference) and not path.suffix == ".safetensors":
+    if HUB_ID.fullmatch(reference) and path.suffix != ".safetensors":
         return _folder(reference, _cached(reference), prediction)
     raise MissingError(
         f"There is no checkpoint {reference}.", hint="Check the path, or use the built-in model: --checkpoint builtin."
     )
-
-
-def load(checkpoint: Checkpoint, *, dtype: torch.dtype, vae: str | None = None) -> Diffusion:
-    """The checkpoint's parts in host memory, in `dtype`. `vae`: another VAE's file or folder.
-
-    Raises MissingError when the weights are damaged or incomplete.
-    """
-    from tilehires.diffusion import loading
-
-    return loading.load(checkpoint, dtype, vae)
 
 
 def _single(reference: str, path: Path, prediction: str) -> Checkpoint:
@@ -85,7 +70,9 @@ def _single(reference: str, path: Path, prediction: str) -> Checkpoint:
         raise MissingError(f"{path.name} is no .safetensors file.", hint="Checkpoints end in .safetensors.")
     header = read_header(path)
     if header.kind not in FAMILIES:
-        raise MissingError(f"{path.name} can't be used as a checkpoint: it is {_named(header.kind)}.", hint=_advice(header.kind))
+        raise MissingError(
+            f"{path.name} can't be used as a checkpoint: it is {_named(header.kind)}.", hint=_advice(header.kind)
+        )
     family = FAMILIES[header.kind]
     if header.input_channels != 4:
         raise MissingError(
@@ -204,9 +191,3 @@ def _advice(kind: str) -> str:
     if kind == "sdxl-refiner":
         return "Use the SDXL base model, or another SDXL checkpoint."
     return f"Checkpoints of these families can be run: {known}."
-
-
-def describe(path: Path) -> tuple[str, Header]:
-    """What any .safetensors file is, in words ("sdxl", "a LoRA", …), and its header. Raises MissingError."""
-    header = read_header(path)
-    return header.kind, header

@@ -1,4 +1,4 @@
-"""Read a checkpoint's weights into diffusers' and transformers' own classes. Called by checkpoints.load only."""
+"""Read a checkpoint's weights into diffusers' and transformers' own classes. Called by the bay only."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from tilehires.diffusion.checkpoints import Checkpoint, describe
+from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.diffusion.components import Diffusion
 from tilehires.diffusion.header import TEXT, Header, clip_config, read_header, unet_config, vae_config
 from tilehires.diffusion.vocabulary import clip_tokenizer
@@ -27,9 +30,14 @@ CONFIGS = Path(__file__).parent / "configs"
 
 
 def load(checkpoint: Checkpoint, dtype: torch.dtype, vae: str | None) -> Diffusion:
-    """See checkpoints.load."""
+    """The checkpoint's parts in host memory, in `dtype`. `vae`: another VAE's file or folder.
+
+    Raises MissingError when the weights are damaged or incomplete.
+    """
     with _understood(checkpoint), _quiet():
-        pipe = _from_single(checkpoint, dtype) if checkpoint.layout == "single-file" else _from_folder(checkpoint, dtype)
+        pipe = (
+            _from_single(checkpoint, dtype) if checkpoint.layout == "single-file" else _from_folder(checkpoint, dtype)
+        )
         if vae is not None:
             pipe.vae = load_vae(Path(vae), dtype)
     second = getattr(pipe, "text_encoder_2", None)
@@ -57,9 +65,9 @@ def load_vae(path: Path, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:
         return kind.from_pretrained(path, local_files_only=True, torch_dtype=dtype, use_safetensors=True)
     if not path.is_file():
         raise MissingError(f"There is no VAE {path}.", hint="Check model.vae, or leave it away.")
-    kind, header = describe(path)
-    if kind != "a VAE":
-        raise MissingError(f"{path.name} is {kind}, not a VAE.", hint="Check model.vae, or leave it away.")
+    header = read_header(path)
+    if header.kind != "a VAE":
+        raise MissingError(f"{path.name} is {header.kind}, not a VAE.", hint="Check model.vae, or leave it away.")
     prefix = "first_stage_model." if any(n.startswith("first_stage_model.") for n in header.shapes) else ""
     named = Header({"first_stage_model." + n.removeprefix(prefix): s for n, s in header.shapes.items()}, {})
     with tempfile.TemporaryDirectory() as folder:
@@ -71,9 +79,16 @@ def load_vae(path: Path, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:
 
 def _from_folder(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     kind = StableDiffusionXLPipeline if checkpoint.family.name == "sdxl" else StableDiffusionPipeline
-    unused: dict[str, Any] = {} if kind is StableDiffusionXLPipeline else {"safety_checker": None, "requires_safety_checker": False}
+    unused: dict[str, Any] = (
+        {} if kind is StableDiffusionXLPipeline else {"safety_checker": None, "requires_safety_checker": False}
+    )
     return kind.from_pretrained(
-        checkpoint.path, local_files_only=True, torch_dtype=dtype, use_safetensors=True, low_cpu_mem_usage=True, **unused
+        checkpoint.path,
+        local_files_only=True,
+        torch_dtype=dtype,
+        use_safetensors=True,
+        low_cpu_mem_usage=True,
+        **unused,
     )
 
 
@@ -102,7 +117,9 @@ def configs(header: Header, family: str) -> dict[str, dict[str, Any]]:
     }
     text = "text_encoder/config.json"
     if family == "sdxl":
-        files[text] = clip_config(header, _base(family, "text_encoder"), "conditioner.embedders.0.transformer.", open_clip=False)
+        files[text] = clip_config(
+            header, _base(family, "text_encoder"), "conditioner.embedders.0.transformer.", open_clip=False
+        )
         second = _base(family, "text_encoder_2")
         files["text_encoder_2/config.json"] = clip_config(header, second, TEXT["sdxl"], open_clip=True)
     else:

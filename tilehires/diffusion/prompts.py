@@ -17,7 +17,7 @@ CHUNK = 75
 
 @dataclass(frozen=True)
 class Conditioning:
-    """`embeds`: n×tokens×width, unconditional first when `guided`; `pooled`: n×width for SDXL; both float32 or the encoder's dtype."""
+    """`embeds`: n×tokens×width, unconditional first when `guided`; `pooled`: n×width for SDXL, else None."""
 
     embeds: torch.Tensor
     pooled: torch.Tensor | None

@@ -41,7 +41,10 @@ SAMPLERS: Mapping[str, Sampler] = {
     "DPM2 a": Sampler("KDPM2AncestralDiscreteScheduler", {}, "Karras"),
     "DDIM": Sampler("DDIMScheduler", sigmas=False),
     "PLMS": Sampler("PNDMScheduler", {"skip_prk_steps": True}, sigmas=False),
-    "UniPC": Sampler("UniPCMultistepScheduler", {"solver_type": "bh1", "solver_order": 3}),
+    # bh1 divides by the step's width in log-SNR, infinite where the noise ends at zero: it gives NaN there.
+    "UniPC": Sampler(
+        "UniPCMultistepScheduler", {"solver_type": "bh1", "solver_order": 3, "final_sigmas_type": "sigma_min"}
+    ),
     "LCM": Sampler("LCMScheduler", sigmas=False, spacing=False),
 }
 NEAR = {

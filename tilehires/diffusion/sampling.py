@@ -78,7 +78,7 @@ def sample(
     dtype = model.unet.dtype
     factor = model.vae_factor
     shape = (conditioning.batch, model.unet.config["in_channels"], size.height // factor, size.width // factor)
-    scheduler.set_timesteps(steps.total, device=device)
+    _lay_out(scheduler, steps.total, device)
     order = getattr(scheduler, "order", 1)
     timesteps = scheduler.timesteps[steps.start * order :]
     if hasattr(scheduler, "set_begin_index"):
@@ -101,6 +101,15 @@ def sample(
         if progress:
             progress.advance()
     return Sample(x.float().cpu(), steps)
+
+
+def _lay_out(scheduler: Any, total: int, device: torch.device | str) -> None:
+    """Set the timesteps. LCM picks from those it was distilled on (50) and refuses more: then it is given as many."""
+    distilled = scheduler.config.get("original_inference_steps")
+    if distilled and total > distilled:
+        scheduler.set_timesteps(total, device=device, original_inference_steps=total)
+    else:
+        scheduler.set_timesteps(total, device=device)
 
 
 @dataclass(frozen=True)

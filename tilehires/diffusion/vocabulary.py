@@ -1,4 +1,4 @@
-"""CLIP's tokenizer without a network: its merges are data of the package open_clip_torch (MIT), read without importing it."""
+"""CLIP's tokenizer without a network: its merges are data of open_clip_torch (MIT), read without importing it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def clip_vocabulary() -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
 
 
 def byte_characters() -> dict[int, str]:
-    """A printable character for each byte, in vocabulary order: Latin-1's printable bytes as they are, the others from U+0100 on."""
+    """A printable character for each byte, in vocabulary order: Latin-1's printable ones, others from U+0100."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}

@@ -41,6 +41,8 @@ class Picture:
     exif: bytes | None = None
     """EXIF as a TIFF structure, without the "Exif\\0\\0" prefix; it holds no orientation: the pixels are upright."""
     xmp: bytes | None = None
+    iptc: bytes | None = None
+    """IPTC-IIM records, a photographer's captions; only JPEG and TIFF have a place for them."""
     texts: Mapping[str, str] = field(default_factory=dict)
     """PNG texts by keyword, whatever container they came from; "parameters" is the A1111 infotext."""
     dpi: tuple[float, float] | None = None

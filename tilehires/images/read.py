@@ -33,9 +33,23 @@ from tilehires.images.png import read_texts as read_png_texts
 
 # Formats whose decoders we let strangers' bytes into; Pillow knows some fifty more.
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "GIF", "BMP")
-_BROKEN = (OSError, RuntimeError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError)
-_BROKEN_FILE = (*_BROKEN, struct.error, zlib.error, ImageCms.PyCMSError)
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _EXTRA_SAMPLES = 258, 262, 338
+# What damaged files make Pillow's decoders raise.
+_BROKEN_FILE = (
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    KeyError,
+    IndexError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    ImageCms.PyCMSError,
+)
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _EXTRA_SAMPLES, _IPTC = 258, 262, 338, 33723
+_IPTC_RESOURCE = 0x0404  # of Photoshop's image resources, the wrapping in a JPEG
 _KNOWN = (
     (b"ftyphei", "HEIC"),
     (b"ftypmif1", "HEIC"),
@@ -101,7 +115,7 @@ def read(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
         if raw_exif and parse_exif(raw_exif) is None:
             notes.append(f"{path.name}: its EXIF is damaged and is left out")
         texts = _texts(image, raw_exif)
-        dpi = _dpi(image)
+        dpi, iptc = _dpi(image), _iptc(image)
         image.load()  # the judge of whether the file is whole, for 16 bit too
         samples, icc = _samples(path, image, depth, notes)
     if turn := _UPRIGHT.get(orientation):
@@ -115,6 +129,7 @@ def read(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
         icc=icc,
         exif=block,
         xmp=upright_xmp(xmp) if xmp else None,
+        iptc=iptc,
         texts=texts,
         dpi=dpi,
         format=_format(image),
@@ -310,6 +325,15 @@ def _xmp(image: Image.Image) -> bytes | None:
     if isinstance(packet, str):
         packet = packet.encode("utf-8")
     return packet.strip(b"\0") if isinstance(packet, bytes) and packet else None
+
+
+def _iptc(image: Image.Image) -> bytes | None:
+    if image.format == "TIFF":
+        records = image.tag_v2.get(_IPTC)  # type: ignore[attr-defined]
+    else:
+        resources = image.info.get("photoshop")
+        records = resources.get(_IPTC_RESOURCE) if isinstance(resources, dict) else None
+    return records if isinstance(records, bytes) and records else None
 
 
 def _texts(image: Image.Image, block: bytes | None) -> dict[str, str]:

@@ -26,6 +26,7 @@ def write_tiff(
     icc: bytes | None,
     exif: bytes | None,
     xmp: bytes | None,
+    iptc: bytes | None,
     dpi: tuple[float, float] | None,
 ) -> None:
     """Write uint8 or uint16 samples, H × W × (1 grey, 2 grey + alpha, 3 RGB, 4 RGB + alpha), into an empty stream.
@@ -60,6 +61,8 @@ def write_tiff(
         tags[34675] = Tag(UNDEFINED, icc)
     if xmp:
         tags[700] = Tag(BYTE, xmp)
+    if iptc:
+        tags[33723] = Tag(UNDEFINED, iptc)
     for pointer, directory in ((_EXIF_IFD, block.exif), (_GPS_IFD, block.gps)):
         if directory:
             tags[pointer] = integers(order, _append(stream, directory, order))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +83,8 @@ def encode(
     if picture.icc and (picture.icc[16:20] == b"GRAY") != picture.grey:
         notes.append("the input's colour profile doesn't fit the output's channels and is left out")
         picture = replace(picture, icc=None)
+    if picture.iptc and format not in ("jpeg", "tiff"):
+        notes.append(f"{format.upper()} has no place for IPTC captions: they are left out (EXIF and XMP are kept)")
     samples = to_samples(picture, depth)
     _ENCODERS[format](stream, samples, picture, quality, notes)
     return tuple(notes)
@@ -142,7 +145,7 @@ def _write_tiff(stream: IO[bytes], samples: NDArray[Any], picture: Picture, qual
     if samples.shape[2] == 2 and samples.dtype == np.uint16:
         samples = samples[..., [0, 0, 0, 1]]  # readers (Pillow) know no 16-bit grey with alpha
     block = exif_with_texts(picture.exif, picture.size, picture.texts, tiff=True)
-    write_tiff(stream, samples, icc=picture.icc, exif=block, xmp=picture.xmp, dpi=picture.dpi)
+    write_tiff(stream, samples, icc=picture.icc, exif=block, xmp=picture.xmp, iptc=picture.iptc, dpi=picture.dpi)
 
 
 def _write_jpeg(stream: IO[bytes], samples: NDArray[Any], picture: Picture, quality: int, notes: list[str]) -> None:
@@ -155,6 +158,10 @@ def _write_jpeg(stream: IO[bytes], samples: NDArray[Any], picture: Picture, qual
         block = exif_with_texts(picture.exif, picture.size, {"parameters": texts["parameters"]}, limit=limit)
     if block and len(block) > limit:
         raise ImageError("The metadata is larger than a JPEG can hold (64 KB).", hint="Write PNG or WebP.")
+    segment = _iptc_segment(picture.iptc) if picture.iptc else b""
+    if len(segment) > _JPEG_SEGMENT:
+        notes.append("JPEG holds 64 KB of IPTC: it is left out")
+        segment = b""
     xmp = picture.xmp or b""
     if len(xmp) > _JPEG_SEGMENT - 29:
         notes.append("JPEG holds 64 KB of XMP: it is left out")
@@ -168,6 +175,7 @@ def _write_jpeg(stream: IO[bytes], samples: NDArray[Any], picture: Picture, qual
         icc_profile=picture.icc,
         exif=EXIF_PREFIX + block if block else b"",
         xmp=xmp,
+        extra=struct.pack(">2sH", b"\xff\xed", len(segment) + 2) + segment if segment else b"",
         dpi=tuple(round(value) for value in picture.dpi) if picture.dpi else (0, 0),
         **options,
     )
@@ -203,6 +211,13 @@ def _write_avif(stream: IO[bytes], samples: NDArray[Any], picture: Picture, qual
         raise ConfigError(
             "This Pillow can't write AVIF.", hint="Choose another format, or upgrade Pillow to 11.3 or later."
         ) from error
+
+
+def _iptc_segment(records: bytes) -> bytes:
+    """IPTC records as Photoshop's image resource 0x0404: signature, number, empty name, length, data of even length."""
+    return (
+        b"Photoshop 3.0\x008BIM" + struct.pack(">HHI", 0x0404, 0, len(records)) + records + b"\0" * (len(records) & 1)
+    )
 
 
 _ENCODERS = {"png": _write_png, "tiff": _write_tiff, "jpeg": _write_jpeg, "webp": _write_webp, "avif": _write_avif}

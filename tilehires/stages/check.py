@@ -12,7 +12,7 @@ from tilehires.stages import Source, StageResult, Tools
 
 
 class CheckSettings(BaseModel):
-    """`only`: the checks to run, empty for all. `frame`: the part of the source that the output shows. `target`: the size asked for."""
+    """`only`: the checks to run, empty for all. `frame`: what of the source the output shows. `target`: the size asked for."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -1,9 +1,10 @@
-"""hires and tiled.N: upscale to the step's size, then re-noise at `denoise` and sample at that size, in tiles where it is large."""
+"""hires and tiled.N: upscale to the step's size, then re-noise at `denoise` and sample there, in tiles where it is large."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
+
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -69,7 +70,7 @@ def pass_settings(settings: Settings, step: Step, values: SamplingPass, checkpoi
 
 
 class PassStage:
-    """One upscale with its second pass (spec: docs/hires.md). With denoise 0 it only upscales, and needs no diffusion model."""
+    """One upscale with its second pass . With denoise 0 it only upscales, and needs no diffusion model."""
 
     version = 1
     makes_pixels = True
@@ -209,7 +210,7 @@ def padded(pixels: np.ndarray, size: Size) -> np.ndarray:
 
 def mended(pixels: np.ndarray, fallback: np.ndarray | None) -> tuple[np.ndarray, list[Finding]]:
     """Pixels without NaN or Inf (they are taken from `fallback`, else black), and the finding that flags the place."""
-    bad = ~np.isfinite(pixels).all(axis=2)
+    bad = np.logical_not(np.isfinite(pixels).all(axis=2))
     if not bad.any():
         return pixels, []
     findings = finite(pixels, pixels)
