@@ -30,7 +30,7 @@ CAPTIONED = 10_000
 RESTORE_BELOW = 450
 RESTORE_WEIGHT = 0.15
 """Brings a restoring step's loss to about a drawing step's."""
-CROP_STEPS = 1300
+CROP_STEPS = 1400
 """Drawing steps take crops of 32 cells before this step, whole pictures of 64 from then on."""
 AVERAGE = 0.999
 GENERIC = ("", "", "", "a photo", "a sharp detailed photo", "a natural image")

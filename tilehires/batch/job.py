@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tilehires import metadata
+from tilehires import checks, metadata, upscalers
 from tilehires.batch.discover import Found
 from tilehires.batch.hashes import HashMemory
 from tilehires.config import Config
+from tilehires.config.settings import hires_pass, tiled_pass
 from tilehires.diffusion import samplers
 from tilehires.diffusion.checkpoints import Checkpoint
-from tilehires.errors import ImageError
+from tilehires.errors import ImageError, RunError
 from tilehires.images import Probe, check_writable, probe
 from tilehires.stages import Stage
 from tilehires.stages.order import stages_of
+from tilehires.stages.redenoise import PassStage
 from tilehires.stages.route import Route, route
+
+# Settled once, before the first image: these shape how the whole run is set up.
+RUN_WIDE = (
+    *("model.checkpoint", "model.vae", "model.dtype", "model.prediction"),
+    *("memory.vram", "memory.ram", "memory.tile_batch"),
+    *("run.device", "run.format", "run.cache_limit", "run.resolve_links"),
+    *("run.deterministic", "run.strict", "run.limit"),
+)
 
 
 @dataclass(frozen=True)
@@ -40,10 +51,7 @@ def prepare(found: Found, config: Config, checkpoint: Checkpoint, hashes: HashMe
     header = probe(found.path, max_pixels=limits.max_pixels)
     mine = config.for_image(metadata.from_texts(header.texts), found.sidecars, can_sample=samplers.can_run)
     settings = mine.settings
-    if settings.model.checkpoint != config.settings.model.checkpoint:
-        raise ImageError(
-            f"{found.sidecars[0].name} names another checkpoint.", hint="One run uses one: start another run for it."
-        )
+    _refuse_run_wide(mine, config)
     way = route(header.size, settings.hires, max_pixels=settings.run.max_pixels)
     check_writable(settings.run.format, way.target)
     try:
@@ -54,4 +62,34 @@ def prepare(found: Found, config: Config, checkpoint: Checkpoint, hashes: HashMe
         ) from error
     # 32 bits of the hash: what A1111 and its peers take for a seed, so that it can be typed in there as well.
     seed = settings.generate.seed if settings.generate.seed >= 0 else int(digest[:8], 16)
-    return Job(found, header, digest, mine, seed, way, stages_of(settings, way, seed, checkpoint))
+    stages = stages_of(settings, way, seed, checkpoint)
+    if found.sidecars:
+        _check(mine, config, stages, checkpoint)
+    return Job(found, header, digest, mine, seed, way, stages)
+
+
+def _refuse_run_wide(mine: Config, config: Config) -> None:
+    """Raise ImageError when the files beside an image set what a run has only one of: it would be ignored silently."""
+    for name in RUN_WIDE:
+        section, _, key = name.partition(".")
+        if getattr(getattr(mine.settings, section), key) != getattr(getattr(config.settings, section), key):
+            raise ImageError(
+                f"{mine.origins[name]} sets {name}, which is one for all images of a run.",
+                hint="Take it out there, or do this image in a run of its own, with that setting on the command line.",
+            )
+
+
+def _check(mine: Config, config: Config, stages: Sequence[Stage], checkpoint: Checkpoint) -> None:
+    """Try what the files beside an image have changed, as set_up did for the run: it must cost this image, not the run."""
+    try:
+        tried = {hires_pass(config.settings, 0).upscaler, tiled_pass(config.settings, 0).upscaler}
+        for values in (hires_pass(mine.settings, 0), tiled_pass(mine.settings, 0)):
+            samplers.check(values.sampler, values.scheduler)
+            if values.upscaler not in tried:
+                upscalers.check(values.upscaler)
+        checks.require(mine.settings.check.only)
+        for stage in stages:
+            if isinstance(stage, PassStage):
+                stage.grid(checkpoint.vae_factor)
+    except RunError as error:
+        raise ImageError(error.message, hint=error.hint) from error

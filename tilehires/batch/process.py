@@ -14,6 +14,7 @@ from tilehires.batch.files import writing
 from tilehires.batch.job import Job
 from tilehires.batch.store import Entry, Store, fingerprint
 from tilehires.batch.workspace import Workspace
+from tilehires.errors import ImageError
 from tilehires.images import Picture, read, write
 from tilehires.records import FileRecord, Record, StageRecord
 from tilehires.stages import Source, StageResult, Tools
@@ -53,6 +54,10 @@ def process(job: Job, context: Context) -> Record:
         return replace(previous, cached=True, stages=tuple(replace(s, cached=True) for s in previous.stages))
     workspace.check_ours(job.found.output)
     picture = read(job.found.path, max_pixels=settings.run.max_pixels)
+    if workspace.hashes.sha256(job.found.path) != job.sha256:
+        raise ImageError(
+            f"{job.found.path} changed while it was read.", hint="Run it again when it is written completely."
+        )
     pixels, entries, seconds = _compute(job, keys, forced, picture, context)
     started = time.monotonic()
     output, notes = _write(job, picture, pixels, entries, context)

@@ -10,11 +10,13 @@ import torch
 
 from tilehires import checks, memory, upscalers
 from tilehires.config import Config
-from tilehires.config.settings import hires_pass, tiled_pass
+from tilehires.config.settings import Settings, hires_pass, tiled_pass
 from tilehires.diffusion import checkpoints, samplers
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.errors import ConfigError, MissingError
-from tilehires.geometry import Size
+from tilehires.geometry import Box, Size
+from tilehires.stages.redenoise import PassStage, pass_settings, vae_files
+from tilehires.stages.route import Step
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -51,9 +53,20 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
         samplers.check(values.sampler, values.scheduler)
         upscalers.check(values.upscaler) if load_upscalers else upscalers.files(values.upscaler)
     checks.require(settings.check.only)
+    if settings.model.vae is not None:
+        vae_files(settings.model.vae)
+    _check_grid(settings, checkpoint)
     device = device_of(settings.run.device)
     dtype = _dtype(settings.model.dtype, device)
     return Setup(config, checkpoint, device, dtype, _plan(config, checkpoint, device, dtype))
+
+
+def _check_grid(settings: Settings, checkpoint: Checkpoint) -> None:
+    """Raise ConfigError when tile sizes and overlap contradict each other, before a large image meets them in the night."""
+    canvas = Size(16384, 16384)
+    values = tiled_pass(settings, 0)
+    step = Step("tiled.1", canvas, Box.of(canvas))
+    PassStage(step.name, pass_settings(settings, step, values, checkpoint), checkpoint).grid(checkpoint.vae_factor)
 
 
 def device_of(name: str) -> torch.device:

@@ -76,13 +76,9 @@ class Store:
             return None
         try:
             levels = np.lib.format.open_memmap(path, mode="r")
-            if (
-                levels.dtype == np.uint16
-                and levels.ndim == 3
-                and zlib.crc32(levels.data) == entry.crc32
-            ):
+            if levels.dtype == np.uint16 and levels.ndim == 3 and zlib.crc32(levels.data) == entry.crc32:
                 return restored(levels)
-        except (OSError, ValueError):
+        except (OSError, ValueError, BufferError):
             pass  # as damaged as a wrong checksum, and said in the same words
         progress.note(f"A cached result is damaged and is made again: {path.name}.")
         return None

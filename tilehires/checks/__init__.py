@@ -5,8 +5,9 @@ A check is found by name through the entry point group "tilehires.checks"; the b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib.metadata import entry_points
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
 import numpy as np
@@ -24,17 +25,22 @@ class Check(Protocol):
     def __call__(self, output: np.ndarray, input: np.ndarray, tiles: Sequence[Box] | None) -> list[Finding]: ...
 
 
+@cache
+def _installed() -> Mapping[str, EntryPoint]:
+    # Kept: reading the metadata of every installed package takes longer than the checks of a small image.
+    return {entry.name: entry for entry in entry_points(group="tilehires.checks")}
+
+
 def names() -> tuple[str, ...]:
     """The names of all installed checks, sorted."""
-    return tuple(sorted(entry.name for entry in entry_points(group="tilehires.checks")))
+    return tuple(sorted(_installed()))
 
 
 def require(wanted: Sequence[str]) -> None:
     """Raise ConfigError for a name that no installed check has."""
-    known = names()
-    unknown = [name for name in wanted if name not in known]
+    unknown = [name for name in wanted if name not in _installed()]
     if unknown:
-        raise ConfigError(f"There is no check named {unknown[0]!r}.", hint=f"The checks are: {', '.join(known)}.")
+        raise ConfigError(f"There is no check named {unknown[0]!r}.", hint=f"The checks are: {', '.join(names())}.")
 
 
 def check(
@@ -46,6 +52,5 @@ def check(
     Raises ConfigError for a name that no installed check has.
     """
     require(only)
-    found = {entry.name: entry for entry in entry_points(group="tilehires.checks")}
-    chosen = [found[name].load() for name in sorted(found) if not only or name in only]
+    chosen = [_installed()[name].load() for name in names() if not only or name in only]
     return [finding for one in chosen for finding in one(output, input, tiles)]

@@ -14,8 +14,8 @@ def size(output: np.ndarray, input: np.ndarray, tiles: Sequence[Box] | None = No
     """A finding when width and height were scaled by different factors. `value`: by how many output pixels the height is off."""
     expected = output.shape[1] * input.shape[0] / input.shape[1]
     off = abs(output.shape[0] - expected)
-    # Both sides are rounded to whole pixels: half a pixel of the height, and half a pixel of the width carried over.
-    limit = 0.5 + 0.5 * input.shape[0] / input.shape[1] + 1e-6
+    # Sides are whole pixels, rounded down where a cap asks for it: a pixel of the height, and one of the width carried over.
+    limit = 1 + input.shape[0] / input.shape[1] + 1e-6
     if off <= limit:
         return []
     message = f"The output is {output.shape[1]}x{output.shape[0]}, which is not the input's aspect."

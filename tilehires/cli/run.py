@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import click
@@ -36,6 +37,8 @@ def run(ctx: click.Context, input: Path, output: Path, force: tuple[str, ...], q
     from tilehires.batch import runner
     from tilehires.cli.bars import progress_for
 
+    # A stop asked for by the system (a shutdown, `kill`) keeps what is done, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with progress_for(quiet=quiet, verbose=verbose) as progress:
         summary = runner.run(config, input, output, options=runner.RunOptions(force=force), progress=progress)
     if summary.exit_code or not quiet:

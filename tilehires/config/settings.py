@@ -71,10 +71,6 @@ class GenerateSettings(Section):
     scheduler: str = Field(
         "Automatic", description="Noise schedule: Automatic, Uniform, Karras, Exponential, Beta, SGM Uniform, Simple."
     )
-    width: int = Field(0, ge=0, le=65536, description="Width of the first pass in pixels; 0: the model's native size.")
-    height: int = Field(
-        0, ge=0, le=65536, description="Height of the first pass in pixels; 0: the model's native size."
-    )
 
 
 class PassSettings(Section):

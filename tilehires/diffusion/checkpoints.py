@@ -20,6 +20,7 @@ from tilehires.errors import MissingError
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 BUILTIN_FOLDER = Path(__file__).parents[1] / "builtin" / "model"
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 _PIPELINES = {"StableDiffusionPipeline": "sd1", "StableDiffusionXLPipeline": "sdxl"}
 
 
@@ -106,7 +107,7 @@ def _folder(reference: str, path: Path, prediction: str) -> Checkpoint:
             hint=f"Use a checkpoint of {', '.join(family.title for family in FAMILIES.values())}.",
         )
     unet, vae = (_json(path / part / "config.json", path) for part in ("unet", "vae"))
-    if family_name == "sd1" and unet.get("cross_attention_dim") == 1024:
+    if family_name == "sd1" and unet.get("use_linear_projection"):  # what sets SD 2.x's UNet apart, whatever its size
         family_name = "sd2"
     family = BUILTIN if reference == "builtin" else FAMILIES[family_name]
     if unet.get("in_channels") != vae.get("latent_channels"):
@@ -114,7 +115,7 @@ def _folder(reference: str, path: Path, prediction: str) -> Checkpoint:
             f"{path} is an inpainting or editing model: its UNet takes {unet.get('in_channels')} channels.",
             hint="Use the checkpoint it was made from.",
         )
-    files = tuple(weights_of(path / part) for part in index if _is_model(index[part]))
+    files = tuple(weights_of(path / part) for part in PARTS if (index.get(part) or [None])[0])
     scheduler = _json(path / "scheduler" / "scheduler_config.json", path)
     return Checkpoint(
         reference,
@@ -129,10 +130,10 @@ def _folder(reference: str, path: Path, prediction: str) -> Checkpoint:
 
 
 def weights_of(folder: Path) -> tuple[Path, ...]:
-    """The .safetensors files of one component, without variants such as .fp16. Raises MissingError when there are none."""
+    """The .safetensors files of one component: the plain ones, or else its fp16 variant. Raises MissingError without any."""
     files = sorted(folder.glob("*.safetensors"))
-    plain = tuple(f for f in files if f.name.split(".")[0].split("-00")[0] in ("model", "diffusion_pytorch_model"))
-    chosen = tuple(f for f in plain if f.name.count(".") == 1) or plain
+    own = [f for f in files if f.name.split(".")[0].split("-00")[0] in ("model", "diffusion_pytorch_model")]
+    chosen = tuple(f for f in own if f.name.count(".") == 1) or tuple(f for f in own if ".fp16" in f.name)
     if not chosen:
         pickles = any(folder.glob("*.bin"))
         raise MissingError(
@@ -140,13 +141,6 @@ def weights_of(folder: Path) -> tuple[Path, ...]:
             hint="Get the .safetensors version of the model." if pickles else "The download may be incomplete.",
         )
     return chosen
-
-
-def _is_model(entry: object) -> bool:
-    """Whether an entry of model_index.json names a part with weights: [library, class], but for the others."""
-    if not isinstance(entry, list) or len(entry) != 2 or entry[0] is None:
-        return False
-    return not str(entry[1]).endswith(("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "FeatureExtractor"))
 
 
 def _channels(vae: Mapping[str, Any]) -> list[int]:

@@ -21,13 +21,18 @@ TEXT = {
 }
 # Families that are known by a mark of theirs and can't be run yet, and files that are no checkpoints.
 OTHERS = (
+    # First: a LoRA's names hold those of the family it was made for.
+    (
+        "a LoRA",
+        re.compile(r"lora_(up|down|A|B)\b|\.lora\.(up|down)\.|lora_linear_layer|^lora_(unet|te)|\.(hada_w1|lokr_w1)"),
+    ),
     ("Stable Diffusion 3", re.compile(r"(^|\.)joint_blocks\.0\.")),
     ("Flux.2", re.compile(r"(^|\.)double_stream_modulation_img\.")),
     ("Flux", re.compile(r"(^|\.)double_blocks\.0\.img_attn")),
     ("Qwen-Image", re.compile(r"(^|\.)transformer_blocks\.0\.img_mod")),
     ("Z-Image", re.compile(r"(^|\.)noise_refiner\.0\.")),
+    ("Playground 2.5", re.compile(r"^edm_mean$")),
     ("Stable Cascade", re.compile(r"(^|\.)clip_txt_mapper\.")),
-    ("a LoRA", re.compile(r"lora_(up|down|A|B)\b|\.lora_(up|down|A|B)\.|^lora_(unet|te)")),
     ("a ControlNet", re.compile(r"^(control_model\.|controlnet_cond_embedding\.|input_hint_block\.)")),
     ("a VAE", re.compile(r"^(first_stage_model\.|decoder\.conv_in\.)")),
     ("a textual inversion embedding", re.compile(r"^(emb_params|clip_[lg]|string_to_param)$")),
@@ -41,11 +46,13 @@ class Header:
 
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
+    training_steps: int | None = None
+    """The original files' own count, where there is one."""
 
     @property
     def kind(self) -> str:
         """ "sd1", "sd2", "sdxl" or "sdxl-refiner" for a checkpoint with a text encoder; else a description, such as "a LoRA"."""
-        if any(name.startswith(UNET + "input_blocks.") for name in self.shapes):
+        if UNET + "input_blocks.0.0.weight" in self.shapes and "edm_mean" not in self.shapes:
             for family, prefix in TEXT.items():
                 if any(name.startswith(prefix) for name in self.shapes):
                     return family
@@ -74,7 +81,8 @@ class Header:
             return "v_prediction"
         if said in ("epsilon", "eps"):
             return "epsilon"
-        return "v_prediction" if self.kind == "sd2" else "epsilon"
+        # SD 2.x's two models differ in nothing else: the one that predicts the noise was trained for 875000 steps.
+        return "v_prediction" if self.kind == "sd2" and self.training_steps != 875_000 else "epsilon"
 
     @property
     def zero_terminal_snr(self) -> bool:
@@ -106,7 +114,8 @@ def read_header(path: Path) -> Header:
         # "numpy", so that nothing heavy is imported; no tensor is read.
         with safe_open(path, framework="numpy") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
-            return Header(shapes, dict(file.metadata() or {}))
+            counted = int(file.get_tensor("global_step")) if shapes.get("global_step") == () else None
+            return Header(shapes, dict(file.metadata() or {}), counted)
     except (SafetensorError, OSError) as error:
         raise MissingError(
             f"{path} is no readable .safetensors file: {error}.", hint="It may be cut short: download it again."

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
@@ -87,6 +88,8 @@ def _from_folder(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
         local_files_only=True,
         torch_dtype=dtype,
         use_safetensors=True,
+        # Parts that have no such variant are still taken as they are.
+        variant="fp16" if any(".fp16" in file.name for file in checkpoint.files) else None,
         low_cpu_mem_usage=True,
         **unused,
     )
@@ -145,7 +148,7 @@ def _understood(checkpoint: Checkpoint) -> Iterator[None]:
     """The libraries' many ways of saying that a file is damaged, as one error."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, SingleFileComponentError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MissingError(
             f"{checkpoint.reference} can't be loaded: {first[:300]}",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from tilehires.checks import Finding, check
+from tilehires.checks import Finding, check, names
 from tilehires.geometry import Box, Size
 from tilehires.stages import Source, StageResult, Tools
 
@@ -35,7 +35,12 @@ class CheckStage:
     def run(self, image: StageResult, source: Source, tools: Tools) -> StageResult:
         tools.progress.begin("check", 1)
         height, width = image.pixels.shape[:2]
-        findings = check(image.pixels, source.pixels[self.settings.frame.slices], only=self.settings.only)
+        before = source.pixels[self.settings.frame.slices]
+        only = self.settings.only or names()
+        if before.shape != source.pixels.shape:
+            # A crop shows parts of source pixels, so the aspects differ a little; the exact size is compared below anyway.
+            only = tuple(name for name in only if name != "size")
+        findings = check(image.pixels, before, only=only) if only else []
         target = self.settings.target
         if (width, height) != (target.width, target.height):
             message = f"The output is {width}x{height}; {target} was asked for."

@@ -14,8 +14,9 @@ from tilehires.checks import Finding
 from tilehires.checks.finite import finite
 from tilehires.config.settings import SamplingPass, Settings
 from tilehires.diffusion import noise, prompts, samplers, sampling
-from tilehires.diffusion.checkpoints import Checkpoint
+from tilehires.diffusion.checkpoints import Checkpoint, weights_of
 from tilehires.diffusion.components import Diffusion
+from tilehires.errors import MissingError
 from tilehires.geometry import Box, Size
 from tilehires.stages import Source, StageResult, Tools
 from tilehires.stages.route import Step
@@ -82,7 +83,11 @@ class PassStage:
 
     @property
     def models(self) -> tuple[Path, ...]:
-        weights = self._checkpoint.files if self.settings.values.denoise > 0 else ()
+        weights: tuple[Path, ...] = ()
+        if self.settings.values.denoise > 0:
+            weights = self._checkpoint.files
+            if self.settings.model_vae is not None:
+                weights += vae_files(self.settings.model_vae)
         return (*weights, *upscalers.files(self.settings.values.upscaler))
 
     def run(self, image: StageResult, source: Source, tools: Tools) -> StageResult:
@@ -139,7 +144,7 @@ class PassStage:
             "work": round(grid.work, 4),
             "tiles": [box.as_list() for box in boxes if box.width and box.height],
         }
-        return StageResult(pixels[s.crop.slices], facts, tuple(findings))
+        return StageResult(pixels.clip(0, 1)[s.crop.slices], facts, tuple(findings))
 
     @property
     def steps(self) -> sampling.Steps:
@@ -171,13 +176,13 @@ class PassStage:
         return latents
 
     def _decode(self, latents: torch.Tensor, canvas: Size, model: Diffusion, tools: Tools) -> np.ndarray:
-        """HWC pixels, [0, 1] where they are numbers at all."""
+        """HWC pixels around [0, 1], unclamped: clamping would hide an Inf."""
         tools.progress.begin(f"{self.name}: decoding", 1)
         mode = "tiled" if self.settings.vae == "tiled" or self._too_large(canvas.long_side) else "whole"
         with tools.bay.on_device(model.vae):
             planes = vae.decode(model.vae, latents, mode=mode, device=tools.bay.device)
         tools.progress.advance()
-        return ((planes[0].numpy().transpose(1, 2, 0) + 1) / 2).clip(0, 1)
+        return (planes[0].numpy().transpose(1, 2, 0) + 1) / 2
 
     def _vae_mode(self, planes: torch.Tensor) -> vae.Mode:
         tiled = self.settings.vae == "tiled" or self._too_large(max(planes.shape[-2:]))
@@ -200,6 +205,16 @@ class PassStage:
         latents = upscaler.upscale_by(self._encode(padded(pixels, source), model, tools), scale)
         cells = canvas.divided(model.vae_factor)
         return latents[..., : cells.height, : cells.width].contiguous()
+
+
+def vae_files(reference: str) -> tuple[Path, ...]:
+    """The weight files of the VAE that model.vae names. Raises MissingError when there are none."""
+    path = Path(reference)
+    if path.is_dir():
+        return weights_of(path)
+    if not path.is_file():
+        raise MissingError(f"There is no VAE {path}.", hint="Check model.vae, or leave it away.")
+    return (path,)
 
 
 def padded(pixels: np.ndarray, size: Size) -> np.ndarray:

@@ -64,31 +64,35 @@ def route(source: Size, hires: HiresSettings, *, max_pixels: int) -> Route:
 def _target(source: Size, hires: HiresSettings) -> tuple[Size, Box]:
     """The size the last step makes, and what is kept of it."""
     if hires.resize_x and hires.resize_y:
-        asked = _capped(Size(hires.resize_x, hires.resize_y), hires)
+        asked = _capped(hires.resize_x, hires.resize_y, hires)
         factor = max(asked.width / source.width, asked.height / source.height)
         cover = Size(max(asked.width, source.scaled(factor).width), max(asked.height, source.scaled(factor).height))
         x, y = (cover.width - asked.width) // 2, (cover.height - asked.height) // 2
         return cover, Box(x, y, x + asked.width, y + asked.height)
+    factor = hires.scale
     if hires.resize_x:
-        size = Size(hires.resize_x, source.scaled(hires.resize_x / source.width).height)
+        factor = hires.resize_x / source.width
     elif hires.resize_y:
-        size = Size(source.scaled(hires.resize_y / source.height).width, hires.resize_y)
-    else:
-        size = source.scaled(hires.scale)
-    size = _capped(size, hires)
+        factor = hires.resize_y / source.height
+    size = _capped(source.width * factor, source.height * factor, hires)
     return size, Box.of(size)
 
 
-def _capped(size: Size, hires: HiresSettings) -> Size:
-    """Shrunk, aspect kept, until both caps hold. Rounds down where rounding to nearest would break a cap."""
-    factor = 1.0
+def _capped(width: float, height: float, hires: HiresSettings) -> Size:
+    """Shrunk, aspect kept, until both caps hold, and rounded once: down where rounding to nearest would break a cap."""
+    size, factor = _rounded(width, height), 1.0
     if hires.max_side and size.long_side > hires.max_side:
-        factor = hires.max_side / size.long_side
+        factor = hires.max_side / max(width, height)
     if hires.max_megapixels and size.pixels * factor**2 > hires.max_megapixels * 1e6:
-        factor = math.sqrt(hires.max_megapixels * 1e6 / size.pixels)
+        factor = min(factor, math.sqrt(hires.max_megapixels * 1e6 / (width * height)))
     if factor == 1.0:
         return size
-    small = size.scaled(factor)
+    small = _rounded(width * factor, height * factor)
     if hires.max_megapixels and small.pixels > hires.max_megapixels * 1e6:
-        return Size(max(1, math.floor(size.width * factor)), max(1, math.floor(size.height * factor)))
+        return Size(max(1, math.floor(width * factor)), max(1, math.floor(height * factor)))
     return small
+
+
+def _rounded(width: float, height: float) -> Size:
+    """To nearest, halves up, at least 1, as Size.scaled."""
+    return Size(max(1, math.floor(width + 0.5)), max(1, math.floor(height + 0.5)))
