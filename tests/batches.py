@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,14 @@ class Workplace:
     def cached_stages(self, name: str) -> dict[str, bool]:
         """By stage, whether it came from the cache."""
         return {stage["name"]: stage["cached"] for stage in self.images()[name]["stages"]}
+
+
+def workplace(root: Path, capture: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    """An empty input folder, an output folder still to be made, and the process's hooks put back afterwards."""
+    (root / "in").mkdir()
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(sys, "argv", ["tilehires"])
+    return Workplace(root, capture)
 
 
 def outputs(folder: Path) -> dict[str, bytes]:

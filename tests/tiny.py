@@ -99,7 +99,16 @@ def sdxl(seed: int = 0, *, sample_size: int = 16) -> StableDiffusionXLPipeline:
             tokenizer=_tokenizer(),
             tokenizer_2=_tokenizer("!"),
             unet=unet,
-            scheduler=EulerDiscreteScheduler(**BETAS, timestep_spacing="leading", steps_offset=1),
+            # The last two are DDIM's: the original's config carries them for who changes the sampler.
+            scheduler=EulerDiscreteScheduler.from_config(
+                {
+                    **BETAS,
+                    "timestep_spacing": "leading",
+                    "steps_offset": 1,
+                    "clip_sample": False,
+                    "set_alpha_to_one": False,
+                }
+            ),
             force_zeros_for_empty_prompt=True,
             add_watermarker=False,
         )

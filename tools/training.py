@@ -157,6 +157,10 @@ class Run:
         """One optimiser step; gradients are clipped to the norm `limit`."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.apply(float(loss.detach()), limit)
+
+    def apply(self, loss: float, limit: float = 1.0) -> None:
+        """The optimiser step for gradients that are there already; `loss` is noted."""
         torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], limit)
         self.optimizer.step()
-        self.losses.append(float(loss.detach()))
+        self.losses.append(loss)

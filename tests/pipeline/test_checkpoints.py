@@ -125,6 +125,26 @@ def test_v_prediction_reaches_the_scheduler(tmp_path: Path) -> None:
     assert asked.scheduler_config["prediction_type"] == "epsilon", "model.prediction overrides the file"
 
 
+def test_the_users_word_on_prediction_outlives_a_change_of_sampler(tmp_path: Path) -> None:
+    """diffusers drops keys that a config notes as defaults when another scheduler is made of it."""
+    folder = tiny.write_folder(tiny.sd15(), tmp_path)
+    model = Bay().diffusion(checkpoints.inspect(str(folder), prediction="v_prediction"))
+    for sampler in samplers.names():
+        scheduler = samplers.make(sampler, "Automatic", model.scheduler_config)
+        assert scheduler.config["prediction_type"] == "v_prediction", sampler
+
+
+@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"])
+def test_a_folder_with_a_tensor_lost_is_an_error_with_a_hint(tmp_path: Path, part: str) -> None:
+    file = tiny.write_folder(tiny.sd15(), tmp_path) / f"{part}.safetensors"
+    state = load_file(file)
+    state.pop(next(name for name, value in state.items() if value.ndim == 2))
+    save_file(state, file, {"format": "pt"})
+    with pytest.raises(MissingError) as caught:
+        load(tmp_path)
+    assert caught.value.hint
+
+
 @pytest.mark.parametrize(("part", "word"), [("vae", "VAE"), ("text", "text encoder")])
 @FAMILIES
 def test_a_missing_part_is_said_before_anything_is_loaded(tmp_path: Path, family: str, part: str, word: str) -> None:

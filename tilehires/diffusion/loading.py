@@ -7,7 +7,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
+from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from tilehires.diffusion.checkpoints import Checkpoint
+from tilehires.diffusion.checkpoints import PARTS, PICKLES, Checkpoint, weights_of
 from tilehires.diffusion.components import Diffusion
 from tilehires.diffusion.header import TEXT, Header, clip_config, read_header, unet_config, vae_config
 from tilehires.diffusion.vocabulary import clip_tokenizer
@@ -42,30 +43,51 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype, vae: str | None) -> Diffusi
         if vae is not None:
             pipe.vae = load_vae(Path(vae), dtype)
     second = getattr(pipe, "text_encoder_2", None)
-    scheduler = {**pipe.scheduler.config, "prediction_type": checkpoint.prediction}
-    if checkpoint.zero_terminal_snr:
-        scheduler |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     parts = Diffusion(
         unet=pipe.unet,
         vae=pipe.vae,
         text_encoders=(pipe.text_encoder, second) if second is not None else (pipe.text_encoder,),
         tokenizers=(pipe.tokenizer, pipe.tokenizer_2) if second is not None else (pipe.tokenizer,),
-        scheduler_config=scheduler,
+        scheduler_config=_scheduler_config(pipe.scheduler.config, checkpoint),
         zero_empty_negative=bool(pipe.config.get("force_zeros_for_empty_prompt", False)),
     )
     for module in parts.modules():
+        _check_complete(module, checkpoint.reference)
         module.requires_grad_(False).eval()
     return parts
+
+
+def _scheduler_config(own: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
+    """The checkpoint's scheduler config with what is known better. diffusers forgets keys it notes as defaults: unnote ours."""
+    known: dict[str, Any] = {"prediction_type": checkpoint.prediction}
+    if checkpoint.zero_terminal_snr:
+        known |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    defaults = [name for name in own.get("_use_default_values", ()) if name not in known]
+    return {**own, **known, "_use_default_values": defaults}
+
+
+def _check_complete(module: nn.Module, reference: str) -> None:
+    """Raise MissingError when tensors of the model were not in its files: the libraries only warn of it."""
+    lost = [name for name, value in module.state_dict().items() if value.is_meta]
+    if lost:
+        raise MissingError(
+            f"{reference} lacks {len(lost)} tensors of {type(module).__name__}, such as {lost[0]}.",
+            hint="The file is incomplete: get it again, or try another checkpoint.",
+        )
 
 
 def load_vae(path: Path, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:
     """A VAE from a diffusers folder or a .safetensors file of its own. Raises MissingError."""
     if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise MissingError(f"{path} is no VAE's folder: it holds no config.json.", hint="Check model.vae.")
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         kind = AutoencoderTiny if config.get("_class_name") == "AutoencoderTiny" else AutoencoderKL
         return kind.from_pretrained(path, local_files_only=True, torch_dtype=dtype, use_safetensors=True)
     if not path.is_file():
         raise MissingError(f"There is no VAE {path}.", hint="Check model.vae, or leave it away.")
+    if path.suffix.lower() in PICKLES:
+        raise MissingError(f"{path.name} is a pickle.", hint="Get the .safetensors version of the VAE.")
     header = read_header(path)
     if header.kind != "a VAE":
         raise MissingError(f"{path.name} is {header.kind}, not a VAE.", hint="Check model.vae, or leave it away.")
@@ -83,7 +105,7 @@ def _from_folder(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     unused: dict[str, Any] = (
         {} if kind is StableDiffusionXLPipeline else {"safety_checker": None, "requires_safety_checker": False}
     )
-    return kind.from_pretrained(
+    pipe = kind.from_pretrained(
         checkpoint.path,
         local_files_only=True,
         torch_dtype=dtype,
@@ -93,6 +115,17 @@ def _from_folder(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
         low_cpu_mem_usage=True,
         **unused,
     )
+    for part in PARTS:
+        module = getattr(pipe, part, None)
+        if module is None:
+            continue
+        held = sum(read_header(file).parameters("") for file in weights_of(checkpoint.path / part))
+        # By their number, as older files go by other names; what is not in them would be random.
+        if held < sum(value.numel() for value in module.parameters()):
+            raise MissingError(
+                f"{checkpoint.path / part} lacks some of the model's weights.", hint="Get the folder again."
+            )
+    return pipe
 
 
 def _from_single(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:

@@ -39,7 +39,8 @@ SAMPLERS: Mapping[str, Sampler] = {
     "LMS": Sampler("LMSDiscreteScheduler"),
     "DPM2": Sampler("KDPM2DiscreteScheduler", {}, "Karras"),
     "DPM2 a": Sampler("KDPM2AncestralDiscreteScheduler", {}, "Karras"),
-    "DDIM": Sampler("DDIMScheduler", sigmas=False),
+    # Latents aren't bounded by 1, which is what DDIMScheduler takes for granted where a config doesn't say.
+    "DDIM": Sampler("DDIMScheduler", {"clip_sample": False}, sigmas=False),
     "PLMS": Sampler("PNDMScheduler", {"skip_prk_steps": True}, sigmas=False),
     # bh1 divides by the step's width in log-SNR, infinite where the noise ends at zero: it gives NaN there.
     "UniPC": Sampler(

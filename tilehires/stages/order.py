@@ -11,7 +11,7 @@ from tilehires.stages.route import Route
 
 
 def stages_of(settings: Settings, route: Route, seed: int, checkpoint: Checkpoint) -> tuple[Stage, ...]:
-    """hires, then tiled.1 … tiled.n, then check (spec: docs/design.md, "One image's way through")."""
+    """hires, then tiled.1 … tiled.n, then check (docs/design.md, "One image’s way through")."""
     stages: list[Stage] = []
     for step in route.steps:
         values = hires_pass(settings, seed) if step.name == "hires" else tiled_pass(settings, seed)

@@ -9,7 +9,7 @@ from tilehires.config.settings import HiresSettings
 from tilehires.errors import ImageError
 from tilehires.geometry import Box, Size
 
-STEP = 2.0  # the largest factor of one step (spec/hires.md: no step above 2x)
+STEP = 2.0  # the largest factor of one step: beyond it a second pass invents instead of sharpening
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Route:
 
 
 def route(source: Size, hires: HiresSettings, *, max_pixels: int) -> Route:
-    """Plan the way of an image of size `source` (spec/hires.md, "Parameters").
+    """Plan the way of an image of size `source`.
 
     A factor s > 2 is split into the fewest equal steps of at most 2, so that 4x and 8x share their first steps.
     Raises ImageError when the output would have more than `max_pixels`.

@@ -1,0 +1,100 @@
+"""Work memory of one UNet call per latent cell: what memory.plan's prediction rests on.
+
+    python -m benchmarks.memory
+
+Models are built on the meta device, so that real sizes cost nothing: every tensor that comes alive during a forward call
+is counted until it is freed, at 2 bytes a number (16 bit). Attention is counted as fused (no matrix of weights). The table
+gives the peak per latent cell and batch entry at growing canvases; the planner uses the largest, at the family's tile size.
+"""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tilehires.diffusion.checkpoints import BUILTIN_FOLDER
+from tilehires.diffusion.family import BUILTIN, FAMILIES, Family
+from tilehires.diffusion.loading import CONFIGS
+
+CELLS = (64, 96, 128, 192, 256)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the storages that live tensors made inside hold; `peak` is the most at any moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._users: Counter[int] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                key, size = storage._cdata, storage.nbytes()
+                if not self._users[key]:
+                    self.live += size
+                    self.peak = max(self.peak, self.live)
+                self._users[key] += 1
+                weakref.finalize(tensor, self._freed, key, size)
+        return result
+
+    def _freed(self, key: int, size: int) -> None:
+        self._users[key] -= 1
+        if not self._users[key]:
+            self.live -= size
+
+
+def fused_attention() -> Any:
+    """Attention as fused kernels hold it: on the meta device torch would make the whole matrix of weights."""
+
+    def answer(query: torch.Tensor, *others: Any, **options: Any) -> torch.Tensor:
+        return torch.empty_like(query)
+
+    return mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", answer)
+
+
+def per_cell(config: dict[str, Any], cells: int) -> float:
+    """KiB per latent cell at a square canvas of `cells`, batch 1, 16 bit."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(config).half().eval()
+        x = torch.empty(1, config["in_channels"], cells, cells, dtype=torch.float16)
+        text = torch.empty(1, 77, config["cross_attention_dim"], dtype=torch.float16)
+        added = None
+        if config.get("addition_embed_type"):
+            pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+            added = {
+                "text_embeds": torch.empty(1, pooled, dtype=torch.float16),
+                "time_ids": torch.empty(1, 6, dtype=torch.float16),
+            }
+        with torch.no_grad(), fused_attention(), LiveBytes() as counter:
+            unet(x, torch.empty((), dtype=torch.int64), text, added_cond_kwargs=added)
+    return counter.peak / cells**2 / 1024
+
+
+def config_of(family: Family) -> dict[str, Any]:
+    """The family's UNet config."""
+    path = BUILTIN_FOLDER if family is BUILTIN else Path(CONFIGS) / family.name
+    return json.loads((path / "unet" / "config.json").read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    print("KiB per latent cell and batch entry, 16 bit")
+    print(f"{'family':<10}" + "".join(f"{cells:>9}²" for cells in CELLS) + f"{'planned':>10}")
+    for family in (BUILTIN, *FAMILIES.values()):
+        values = [per_cell(config_of(family), cells) for cells in CELLS]
+        print(f"{family.name:<10}" + "".join(f"{v:>10.2f}" for v in values) + f"{family.bytes_per_cell / 1024:>10.2f}")
+
+
+if __name__ == "__main__":
+    main()
