@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    EulerDiscreteScheduler,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -31,6 +29,11 @@ from tilehires.diffusion.vocabulary import clip_tokenizer
 State = dict[str, Tensor]
 Pipeline = TypeVar("Pipeline", StableDiffusionPipeline, StableDiffusionXLPipeline)
 
+# diffusers annotates its tuples as of one entry and its schedulers as an enum: called by these names, they go unchecked.
+_unet: Any = UNet2DConditionModel
+_kl: Any = AutoencoderKL
+_sd_pipeline: Any = StableDiffusionPipeline
+_sdxl_pipeline: Any = StableDiffusionXLPipeline
 _tokenizer = cache(clip_tokenizer)
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -39,14 +42,14 @@ def sd15(seed: int = 0, *, sample_size: int = 8) -> StableDiffusionPipeline:
     """A tiny SD 1.5 pipeline: VAE ×8 with 4 latent channels, CLIP's real vocabulary; native size 64 px."""
     torch.manual_seed(seed)
     return _resting(
-        StableDiffusionPipeline(
+        _sd_pipeline(
             vae=_vae(0.18215),
             text_encoder=CLIPTextModel(_text_config(hidden=32, layers=3)),
             tokenizer=_tokenizer(),
             unet=_unet_sd(sample_size, heads=8, linear=False),
             scheduler=DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
-            safety_checker=None,  # pyright: ignore[reportArgumentType]
-            feature_extractor=None,  # pyright: ignore[reportArgumentType]
+            safety_checker=None,
+            feature_extractor=None,
             requires_safety_checker=False,
         )
     )
@@ -56,7 +59,7 @@ def sd2(seed: int = 0, *, sample_size: int = 12) -> StableDiffusionPipeline:
     """A tiny SD 2.x pipeline with v-prediction and an OpenCLIP-like text encoder; native size 96 px."""
     torch.manual_seed(seed)
     return _resting(
-        StableDiffusionPipeline(
+        _sd_pipeline(
             vae=_vae(0.18215),
             text_encoder=CLIPTextModel(_text_config(hidden=32, layers=3, act="gelu")),
             tokenizer=_tokenizer("!"),
@@ -64,8 +67,8 @@ def sd2(seed: int = 0, *, sample_size: int = 12) -> StableDiffusionPipeline:
             scheduler=DDIMScheduler(
                 **BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="v_prediction"
             ),
-            safety_checker=None,  # pyright: ignore[reportArgumentType]
-            feature_extractor=None,  # pyright: ignore[reportArgumentType]
+            safety_checker=None,
+            feature_extractor=None,
             requires_safety_checker=False,
         )
     )
@@ -77,7 +80,7 @@ def sdxl(seed: int = 0, *, sample_size: int = 16) -> StableDiffusionXLPipeline:
     widths = (32, 64, 64)
     # Encoder 2 has 11 layers and a width of its own: diffusers' single-file loader tells the two apart by just that.
     second = _text_config(hidden=48, layers=11, act="gelu")
-    unet = UNet2DConditionModel(
+    unet = _unet(
         sample_size=sample_size,
         block_out_channels=widths,
         layers_per_block=2,
@@ -92,7 +95,7 @@ def sdxl(seed: int = 0, *, sample_size: int = 16) -> StableDiffusionXLPipeline:
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     )
     return _resting(
-        StableDiffusionXLPipeline(
+        _sdxl_pipeline(
             vae=_vae(0.13025),
             text_encoder=CLIPTextModel(_text_config(hidden=32, layers=3)),
             text_encoder_2=CLIPTextModelWithProjection(second),
@@ -138,7 +141,7 @@ def _text_config(*, hidden: int, layers: int, act: str = "quick_gelu") -> CLIPTe
 
 
 def _vae(scaling: float) -> AutoencoderKL:
-    return AutoencoderKL(
+    return _kl(
         latent_channels=4,
         block_out_channels=(32, 32, 32, 64),
         layers_per_block=1,
@@ -150,12 +153,12 @@ def _vae(scaling: float) -> AutoencoderKL:
 
 
 def _unet_sd(sample_size: int, *, heads: int | tuple[int, ...], linear: bool) -> UNet2DConditionModel:
-    return UNet2DConditionModel(
+    return _unet(
         sample_size=sample_size,
         block_out_channels=(32, 64, 64, 64),
         layers_per_block=2,
         cross_attention_dim=32,
-        attention_head_dim=heads,  # pyright: ignore[reportArgumentType]
+        attention_head_dim=heads,
         use_linear_projection=linear,
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,

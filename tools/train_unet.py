@@ -26,15 +26,16 @@ from tools import export, pipeline_parts, train_vae
 from tools.latents import encode_captioned, encode_pairs
 from tools.training import Run, arguments, cosine, leaves, render
 
-STEPS = 3600
+STEPS = 3900
 CAPTIONED = 10_000
 RESTORE_BELOW = 450
+RESTORE_EVERY = 5
 RESTORE_WEIGHT = 0.15
 """Brings a restoring step's loss to about a drawing step's."""
-CROP_STEPS = 2400
+CROP_STEPS = 3300
 """Drawing steps take crops of 32 cells before this step, whole pictures of 64 from then on."""
 AVERAGE = 0.998
-NOISE_RANGES, NOISE_SHARES = ((0, 700), (700, 940), (940, 1000)), (0.25, 0.30, 0.45)
+NOISE_RANGES, NOISE_SHARES = ((0, 400), (400, 700), (700, 940), (940, 1000)), (0.10, 0.20, 0.45, 0.25)
 """Timesteps of drawing steps: only near pure noise do the words tell more than the picture does."""
 GENERIC = ("", "", "", "a photo", "a sharp detailed photo", "a natural image")
 
@@ -168,7 +169,7 @@ def late_decay(step: int, total: int) -> float:
 
 
 def train(work: Path, steps: int) -> None:
-    """Train for `steps`, every third one restoring."""
+    """Train for `steps`, one in RESTORE_EVERY restoring."""
     unet, text = pipeline_parts.unet().to(memory_format=torch.channels_last), Words()
     average = Average(unet, text)
     groups = [{"params": list(unet.parameters())}, {"params": list(text.parameters())}]
@@ -185,13 +186,13 @@ def train(work: Path, steps: int) -> None:
     torch.set_num_threads(1)
     kinds: dict[str, list[float]] = {"drawing": [], "restoring": []}
     for step, r in run.generators():
-        if step % 3 == 2:
+        if step % RESTORE_EVERY == 0:
             loss = accumulate(both, restore_batch(pairs, colours, r), power, RESTORE_WEIGHT, pool)
         else:
             loss = accumulate(both, draw_batch(latents, captions, r, step < CROP_STEPS), power, 1.0, pool)
         run.apply(loss)
         average.update(unet, text, step)
-        kinds["restoring" if step % 3 == 2 else "drawing"].append(run.losses[-1])
+        kinds["restoring" if step % RESTORE_EVERY == 0 else "drawing"].append(run.losses[-1])
         if (step + 1) % 150 == 0:
             print(", ".join(f"{kind} {np.mean(values[-100:]):.4f}" for kind, values in kinds.items()), flush=True)
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -265,8 +266,8 @@ def test_the_builtin_model_loads_and_says_what_it_is() -> None:
 def test_a_real_checkpoints_header_gives_exactly_the_real_configs(family: str) -> None:
     """The packaged configs are the original models'; their shapes must lead back to them, so real files load alike."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(_packaged(family, "unet"))
-        vae = AutoencoderKL.from_config(_packaged(family, "vae"))
+        unet = _made(UNet2DConditionModel, family, "unet")
+        vae = _made(AutoencoderKL, family, "vae")
         encoders: list[nn.Module] = [CLIPTextModel(CLIPTextConfig(**_packaged(family, "text_encoder")))]
         if family == "sdxl":
             encoders.append(CLIPTextModelWithProjection(CLIPTextConfig(**_packaged(family, "text_encoder_2"))))
@@ -292,8 +293,8 @@ def test_the_packaged_configs_are_the_real_models(family: str, billions: tuple[f
         counts = [
             sum(value.numel() for value in module.parameters())
             for module in (
-                UNet2DConditionModel.from_config(_packaged(family, "unet")),
-                AutoencoderKL.from_config(_packaged(family, "vae")),
+                _made(UNet2DConditionModel, family, "unet"),
+                _made(AutoencoderKL, family, "vae"),
                 CLIPTextModel(CLIPTextConfig(**_packaged(family, "text_encoder"))),
             )
         ]
@@ -302,3 +303,7 @@ def test_the_packaged_configs_are_the_real_models(family: str, billions: tuple[f
 
 def _packaged(family: str, part: str) -> dict[str, Any]:
     return json.loads((loading.CONFIGS / family / part / "config.json").read_text())
+
+
+def _made(kind: Any, family: str, part: str) -> nn.Module:
+    return kind.from_config(_packaged(family, part))

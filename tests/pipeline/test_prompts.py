@@ -32,7 +32,7 @@ def test_a_plain_prompt_is_encoded_like_stock(build: Any, prompt: str) -> None:
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_a_plain_prompt_is_encoded_like_stock_sdxl(prompt: str) -> None:
-    pipe = tiny.sdxl()
+    pipe: Any = tiny.sdxl()
     with torch.no_grad():
         want = pipe.encode_prompt(prompt, device="cpu", do_classifier_free_guidance=True, negative_prompt="ugly")
     got = prompts.encode(tiny.parts(pipe), prompt, "ugly", guided=True)
@@ -42,7 +42,7 @@ def test_a_plain_prompt_is_encoded_like_stock_sdxl(prompt: str) -> None:
 
 
 def test_an_empty_negative_prompt_is_zeros_where_the_model_wants_it() -> None:
-    pipe = tiny.sdxl()
+    pipe: Any = tiny.sdxl()
     with torch.no_grad():
         want = pipe.encode_prompt("a cat", device="cpu", do_classifier_free_guidance=True, negative_prompt=None)
     got = prompts.encode(tiny.parts(pipe), "a cat", "", guided=True)

@@ -37,7 +37,6 @@ class HashMemory:
     def _remember(self, name: str, stamp: list[int], digest: str) -> None:
         self._known[name] = (stamp, digest)
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             append_line(self._path, [name, stamp, digest])
 
 

@@ -162,7 +162,10 @@ def _write(
         iptc=picture.iptc if run.metadata else None,
     )
     staged = context.workspace.staging / f"output.{run.format}"
-    with writing(staged):
-        notes = write(staged, finished, format=run.format, quality=run.quality, bits=run.bits)
-    digest = context.workspace.publish(staged, job.found.output)
+    try:
+        with writing(staged):
+            notes = write(staged, finished, format=run.format, quality=run.quality, bits=run.bits)
+        digest = context.workspace.publish(staged, job.found.output)
+    finally:
+        staged.unlink(missing_ok=True)  # it is there only when the image failed
     return FileRecord(job.found.output, (pixels.shape[1], pixels.shape[0]), digest), notes

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tilehires.batch.discover import Discovery, Found, discover
+from tilehires.batch.files import writing
 from tilehires.batch.job import prepare
 from tilehires.batch.log import RunLog
 from tilehires.batch.outcome import environment_of, report_of
@@ -57,7 +58,7 @@ def run(
     found = discover(source, output, suffix=suffix_of(settings.format), follow_links=settings.resolve_links)
     setup = set_up(config)
     workspace = Workspace(output)
-    with workspace.locked():
+    with writing(output / "report"), workspace.locked():
         log = RunLog(workspace.logs)
         try:
             return _Run(setup, found, workspace, options, progress, log).all()

@@ -90,7 +90,8 @@ class Store:
             levels = quantised(result.pixels)
             crc = zlib.crc32(levels.data)
             with atomic(self._artefact(key)) as stream:
-                np.lib.format.write_array(stream, levels, allow_pickle=False)
+                np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(levels))
+                stream.write(levels.data)  # numpy's own writing doesn't say that the disk is full
             result = StageResult(restored(levels), result.facts, result.findings)
         findings = [{**asdict(f), "box": f.box.as_list() if f.box else None} for f in result.findings]
         body = {

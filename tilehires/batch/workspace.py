@@ -42,7 +42,7 @@ class Workspace:
             for folder in (self.cache, self.logs, self._records):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise_if_hopeless(error, self.root / "x")
+            raise_if_hopeless(error, self.root)
             raise RunError(
                 f"{self.output} can't be used as an output folder: {error.strerror}.", hint="Choose another with -o."
             ) from error

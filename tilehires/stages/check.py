@@ -12,13 +12,17 @@ from tilehires.stages import Source, StageResult, Tools
 
 
 class CheckSettings(BaseModel):
-    """`only`: the checks to run, empty for all. `frame`: what of the source the output shows. `target`: the size asked for."""
+    """`only`: the checks to run, empty for all. `frame`: what of the source the output shows, `cropped` if not all of it.
+
+    `target`: the size asked for.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     only: tuple[str, ...]
     target: Size
     frame: Box
+    cropped: bool = False
 
 
 class CheckStage:
@@ -37,7 +41,7 @@ class CheckStage:
         height, width = image.pixels.shape[:2]
         before = source.pixels[self.settings.frame.slices]
         only = self.settings.only or names()
-        if before.shape != source.pixels.shape:
+        if self.settings.cropped:
             # A crop shows parts of source pixels, so the aspects differ a little; the exact size is compared below anyway.
             only = tuple(name for name in only if name != "size")
         findings = check(image.pixels, before, only=only) if only else []

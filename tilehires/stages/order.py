@@ -17,5 +17,6 @@ def stages_of(settings: Settings, route: Route, seed: int, checkpoint: Checkpoin
         values = hires_pass(settings, seed) if step.name == "hires" else tiled_pass(settings, seed)
         stages.append(PassStage(step.name, pass_settings(settings, step, values, checkpoint), checkpoint))
     if settings.check.enabled:
-        stages.append(CheckStage(CheckSettings(only=settings.check.only, target=route.target, frame=route.frame)))
+        checked = CheckSettings(only=settings.check.only, target=route.target, frame=route.frame, cropped=route.cropped)
+        stages.append(CheckStage(checked))
     return tuple(stages)

@@ -34,6 +34,11 @@ class Route:
         return self.steps[-1].crop.size
 
     @property
+    def cropped(self) -> bool:
+        """Whether the last step makes more than leaves it."""
+        return self.steps[-1].crop.size != self.steps[-1].size
+
+    @property
     def frame(self) -> Box:
         """The part of the source that the output shows, grown to whole source pixels."""
         last = self.steps[-1]
