@@ -29,8 +29,8 @@ from tools.training import Run, arguments, cosine, leaves, render
 STEPS = 3900
 CAPTIONED = 10_000
 RESTORE_BELOW = 450
-RESTORE_EVERY = 5
-RESTORE_WEIGHT = 0.15
+RESTORE_EVERY = 3
+RESTORE_WEIGHT = 0.3
 """Brings a restoring step's loss to about a drawing step's."""
 CROP_STEPS = 3300
 """Drawing steps take crops of 32 cells before this step, whole pictures of 64 from then on."""

@@ -89,6 +89,7 @@ def test_folders_give_back_what_was_saved(tmp_path: Path, family: str) -> None:
     assert (found.family.name, found.layout, found.vae_factor) == (family, "diffusers", 8)
     assert found.prediction == pipe.scheduler.config.prediction_type
     assert set(found.files) == set(folder.rglob("*.safetensors")), "every weight file goes into the fingerprints"
+    assert set(found.configs) == set(folder.rglob("*.json")), "a scheduler's config changes the picture as weights do"
     model = load(folder)
     assert_same_model(model, pipe)
     assert torch.equal(picture(model), picture(tiny.parts(pipe)))
@@ -154,6 +155,16 @@ def test_a_missing_part_is_said_before_anything_is_loaded(tmp_path: Path, family
         checkpoints.inspect(str(file))
     assert word in caught.value.message
     assert caught.value.hint
+
+
+def test_a_vae_named_by_the_user_makes_up_for_a_missing_one(tmp_path: Path) -> None:
+    pipe = tiny.sd15()
+    file = tiny.write_single_file(pipe, tmp_path / "model.safetensors", without=("vae",))
+    pipe.vae.save_pretrained(tmp_path / "vae")
+    vae = str(tmp_path / "vae")
+    found = checkpoints.inspect(str(file), vae=vae)
+    assert found.vae_factor == 8
+    assert_same_model(Bay().diffusion(found, vae), pipe)
 
 
 def test_a_folder_of_pickles_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ class HashMemory:
         for line in read_lines(path) if path else ():
             match line:
                 case [str(name), [int(), int(), int()] as stamp, str(digest)]:
-                    self._known[name] = (stamp, digest)
+                    self._known[name] = (list(stamp), digest)
 
     def sha256(self, file: Path) -> str:
         """The hex digest of the file's bytes. Raises OSError when it can't be read, RunError when the disk is full."""

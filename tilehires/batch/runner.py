@@ -91,7 +91,7 @@ class _Run:
             tools=Tools(bay, setup.plan, progress),
             environment=environment_of(setup),
             force=_forced(options.force),
-            models={setup.checkpoint.reference: workspace.hashes.sha256(setup.checkpoint.files[0])},
+            models={setup.checkpoint.reference: workspace.hashes.sha256(setup.checkpoint.unet_file)},
         )
 
     def all(self) -> Summary:

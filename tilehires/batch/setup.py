@@ -46,7 +46,9 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
 
     Raises MissingError (5) for a model that isn't there or doesn't load, ConfigError (2) for the rest.
     """
-    checkpoint = checkpoints.inspect(config.require_checkpoint(), prediction=config.settings.model.prediction)
+    checkpoint = checkpoints.inspect(
+        config.require_checkpoint(), prediction=config.settings.model.prediction, vae=config.settings.model.vae
+    )
     config = config.for_family(checkpoint.family.name)
     settings = config.settings
     for values in (hires_pass(settings, 0), tiled_pass(settings, 0)):

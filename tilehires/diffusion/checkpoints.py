@@ -34,16 +34,24 @@ class Checkpoint:
     layout: Literal["builtin", "diffusers", "single-file"]
     prediction: str
     files: tuple[Path, ...]
-    """The weight files, for fingerprints."""
+    """The weight files."""
     vae_factor: int
     unet_parameters: int
     zero_terminal_snr: bool = False
+    configs: tuple[Path, ...] = ()
+    """A folder's config files, which change a picture as weights do."""
+
+    @property
+    def unet_file(self) -> Path:
+        """The file that holds the UNet, whose hash names the model."""
+        return next((file for file in self.files if file.parent.name == "unet"), self.files[0])
 
 
-def inspect(reference: str, *, prediction: str = "auto") -> Checkpoint:
+def inspect(reference: str, *, prediction: str = "auto", vae: str | None = None) -> Checkpoint:
     """Find a checkpoint by "builtin", a path, or the id of a hub model that is already on this machine.
 
     Reads headers only, never the network. `prediction`: what the user says it predicts; "auto": what the file says.
+    `vae`: the VAE that will be used in place of its own, which a single file may then lack.
     Raises MissingError, whose hint says what to do, when it isn't there, is no checkpoint, lacks a part, or is of a family
     that can't be run.
     """
@@ -58,7 +66,7 @@ def inspect(reference: str, *, prediction: str = "auto") -> Checkpoint:
     if path.is_dir():
         return _folder(reference, path, prediction)
     if path.is_file():
-        return _single(reference, path, prediction)
+        return _single(reference, path, prediction, vae)
     if HUB_ID.fullmatch(reference) and path.suffix != ".safetensors":
         return _folder(reference, _cached(reference), prediction)
     raise MissingError(
@@ -66,7 +74,7 @@ def inspect(reference: str, *, prediction: str = "auto") -> Checkpoint:
     )
 
 
-def _single(reference: str, path: Path, prediction: str) -> Checkpoint:
+def _single(reference: str, path: Path, prediction: str, vae: str | None) -> Checkpoint:
     if path.suffix.lower() != ".safetensors":
         raise MissingError(f"{path.name} is no .safetensors file.", hint="Checkpoints end in .safetensors.")
     header = read_header(path)
@@ -80,11 +88,13 @@ def _single(reference: str, path: Path, prediction: str) -> Checkpoint:
             f"{path.name} is an inpainting or editing model: its UNet takes {header.input_channels} channels.",
             hint="Use the checkpoint it was made from.",
         )
-    if not header.has_vae:
+    if not header.has_vae and vae is None:
         raise MissingError(
             f"{path.name} holds no VAE.",
-            hint=f"Download the full checkpoint, or one that has {family.title}'s VAE baked in.",
+            hint=f"Name {family.title}'s VAE with --set model.vae=FILE, or use a checkpoint that has one baked in.",
         )
+    # A VAE of another file has the family's shape: eight pixels to a cell in all of them.
+    levels = header.count("first_stage_model.encoder.down.") if header.has_vae else 4
     return Checkpoint(
         reference,
         path,
@@ -92,7 +102,7 @@ def _single(reference: str, path: Path, prediction: str) -> Checkpoint:
         "single-file",
         header.prediction if prediction == "auto" else prediction,
         (path,),
-        2 ** (header.count("first_stage_model.encoder.down.") - 1),
+        2 ** (levels - 1),
         header.parameters("model.diffusion_model."),
         header.zero_terminal_snr,
     )
@@ -115,7 +125,7 @@ def _folder(reference: str, path: Path, prediction: str) -> Checkpoint:
             f"{path} is an inpainting or editing model: its UNet takes {unet.get('in_channels')} channels.",
             hint="Use the checkpoint it was made from.",
         )
-    files = tuple(weights_of(path / part) for part in PARTS if (index.get(part) or [None])[0])
+    weights = tuple(file for part in PARTS if (index.get(part) or [None])[0] for file in weights_of(path / part))
     scheduler = _json(path / "scheduler" / "scheduler_config.json", path)
     return Checkpoint(
         reference,
@@ -123,9 +133,10 @@ def _folder(reference: str, path: Path, prediction: str) -> Checkpoint:
         family,
         "builtin" if reference == "builtin" else "diffusers",
         str(scheduler.get("prediction_type", "epsilon")) if prediction == "auto" else prediction,
-        tuple(file for group in files for file in group),
+        weights,
         2 ** (len(_channels(vae)) - 1),
         sum(read_header(file).parameters("") for file in weights_of(path / "unet")),
+        configs=(path / "model_index.json", *sorted(path.glob("*/*.json"))),
     )
 
 

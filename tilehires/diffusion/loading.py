@@ -37,11 +37,9 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype, vae: str | None) -> Diffusi
     Raises MissingError when the weights are damaged or incomplete.
     """
     with _understood(checkpoint), _quiet():
-        pipe = (
-            _from_single(checkpoint, dtype) if checkpoint.layout == "single-file" else _from_folder(checkpoint, dtype)
-        )
-        if vae is not None:
-            pipe.vae = load_vae(Path(vae), dtype)
+        other = {} if vae is None else {"vae": load_vae(Path(vae), dtype)}
+        read = _from_single if checkpoint.layout == "single-file" else _from_folder
+        pipe = read(checkpoint, dtype, other)
     second = getattr(pipe, "text_encoder_2", None)
     parts = Diffusion(
         unet=pipe.unet,
@@ -100,7 +98,7 @@ def load_vae(path: Path, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:
         )
 
 
-def _from_folder(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+def _from_folder(checkpoint: Checkpoint, dtype: torch.dtype, other: Mapping[str, Any]) -> Any:
     kind = StableDiffusionXLPipeline if checkpoint.family.name == "sdxl" else StableDiffusionPipeline
     unused: dict[str, Any] = (
         {} if kind is StableDiffusionXLPipeline else {"safety_checker": None, "requires_safety_checker": False}
@@ -114,10 +112,11 @@ def _from_folder(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
         variant="fp16" if any(".fp16" in file.name for file in checkpoint.files) else None,
         low_cpu_mem_usage=True,
         **unused,
+        **other,
     )
     for part in PARTS:
         module = getattr(pipe, part, None)
-        if module is None:
+        if module is None or part in other:
             continue
         held = sum(read_header(file).parameters("") for file in weights_of(checkpoint.path / part))
         # By their number, as older files go by other names; what is not in them would be random.
@@ -128,13 +127,13 @@ def _from_folder(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     return pipe
 
 
-def _from_single(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+def _from_single(checkpoint: Checkpoint, dtype: torch.dtype, other: Mapping[str, Any]) -> Any:
     header, family = read_header(checkpoint.path), checkpoint.family.name
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part, config in configs(header, family).items():
             _write(folder / part, config)
-        common: dict[str, Any] = {"config": name, "local_files_only": True, "torch_dtype": dtype}
+        common: dict[str, Any] = {"config": name, "local_files_only": True, "torch_dtype": dtype, **other}
         if family == "sdxl":
             tokenizers = {"tokenizer": clip_tokenizer(), "tokenizer_2": clip_tokenizer(pad="!")}
             return StableDiffusionXLPipeline.from_single_file(str(checkpoint.path), **common, **tokenizers)
@@ -149,7 +148,7 @@ def configs(header: Header, family: str) -> dict[str, dict[str, Any]]:
         "model_index.json": _base(family, "", "model_index.json"),
         "scheduler/scheduler_config.json": _base(family, "scheduler", "scheduler_config.json"),
         "unet/config.json": unet_config(header, _base(family, "unet")),
-        "vae/config.json": vae_config(header, _base(family, "vae")),
+        "vae/config.json": vae_config(header, _base(family, "vae")) if header.has_vae else _base(family, "vae"),
     }
     text = "text_encoder/config.json"
     if family == "sdxl":

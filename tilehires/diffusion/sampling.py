@@ -67,13 +67,14 @@ def sample(
     time_ids: TimeIds = "tile",
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
+    name: str = "sampling",
 ) -> Sample:
     """Run one pass.
 
     `latents`: B×C×h×w as the VAE's encode gives them (None: from pure noise); `size`: the canvas in pixels, whose cells
     they are. `scheduler`: a fresh one from samplers.make. `denoiser`: cuts the canvas into tiles; None: in one piece.
     `cfg` > 1 guides, which needs a conditioning made with guidance. The UNet must be on `device`.
-    `progress` is advanced once a step and may raise Interrupted.
+    `progress` is begun under `name`, advanced once a model call, and may raise Interrupted.
     """
     dtype = model.unet.dtype
     factor = model.vae_factor
@@ -91,7 +92,7 @@ def sample(
     extra = set(inspect.signature(scheduler.step).parameters)
     predict = _Predictor(model, conditioning, cfg, size, denoiser, time_ids, torch.device(device), dtype)
     if progress:
-        progress.begin("sampling", len(timesteps))
+        progress.begin(name, len(timesteps))
     for number, t in enumerate(timesteps):
         answer = predict(scheduler.scale_model_input(x, t), t)
         arguments: dict[str, Any] = {"eta": 0.0} if "eta" in extra else {}

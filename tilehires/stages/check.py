@@ -22,7 +22,7 @@ class CheckSettings(BaseModel):
     only: tuple[str, ...]
     target: Size
     frame: Box
-    cropped: bool = False
+    cropped: bool
 
 
 class CheckStage:

@@ -85,7 +85,7 @@ class PassStage:
     def models(self) -> tuple[Path, ...]:
         weights: tuple[Path, ...] = ()
         if self.settings.values.denoise > 0:
-            weights = self._checkpoint.files
+            weights = self._checkpoint.files + self._checkpoint.configs
             if self.settings.model_vae is not None:
                 weights += vae_files(self.settings.model_vae)
         return (*weights, *upscalers.files(self.settings.values.upscaler))
@@ -114,7 +114,6 @@ class PassStage:
                 clip_skip=s.clip_skip,
                 device=tools.bay.device,
             )
-        tools.progress.begin(f"{self.name}: sampling", steps.run)
         with tools.bay.on_device(model.unet):
             made = sampling.sample(
                 model,
@@ -129,6 +128,7 @@ class PassStage:
                 time_ids=s.time_ids,
                 device=tools.bay.device,
                 progress=tools.progress,
+                name=f"{self.name}: sampling",
             )
         pixels = self._decode(made.latents, canvas, model, tools)[: s.size.height, : s.size.width]
         pixels, findings = mended(pixels, fallback)
