@@ -76,7 +76,7 @@ def measures(image: Tensor, truth: Tensor) -> tuple[float, float, float, float]:
     """PSNR in dB, SSIM, GMSD, HaarPSI of two images (1, 3, h, w) in [0, 1]; the first is rounded to 8 bits."""
     image = rounded(image)
     decibels = float(-10 * torch.log10((image - truth).square().mean().clamp(min=1e-10)))
-    return decibels, float(piq.ssim(image, truth)), float(piq.gmsd(image, truth)), float(piq.haarpsi(image, truth))
+    return decibels, float(piq.ssim(image, truth, downsample=False)), float(piq.gmsd(image, truth)), float(piq.haarpsi(image, truth))
 
 
 def load_pipeline(folder: Path) -> StableDiffusionPipeline:

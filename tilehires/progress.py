@@ -34,6 +34,24 @@ class Silent:
         pass
 
 
+class Counted:
+    """Passes everything on, and counts the steps."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.steps = 0
+
+    def begin(self, what: str, total: int) -> None:
+        self._progress.begin(what, total)
+
+    def advance(self, steps: int = 1) -> None:
+        self.steps += steps
+        self._progress.advance(steps)
+
+    def note(self, message: str) -> None:
+        self._progress.note(message)
+
+
 class BatchProgress(Progress, Protocol):
     """Progress of a whole batch: which image is at work, beside what its stages say."""
 

@@ -1,4 +1,4 @@
-"""What the shipped weights must be able to do, on drawings that the training never used. benchmarks/quality.py has photographs."""
+"""What the shipped weights must be able to do, on drawings that training never used. benchmarks/quality.py has photographs."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.pictures import picture
-from tilehires.errors import ConfigError, ImageError
+from tilehires.errors import ConfigError, ImageError, RunError
 from tilehires.geometry import Size
 from tilehires.images import FileFormat, Picture, check_writable, probe, read, write
 
@@ -113,7 +113,7 @@ def test_a_failing_write_keeps_the_old_file_and_no_temporary(tmp_path: Path, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(RunError, match="disk is full"):
         write(tmp_path / "a.png", picture())
     assert (tmp_path / "a.png").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

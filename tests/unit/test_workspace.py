@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tilehires.batch.files import append_line, atomic, read_lines, remove_leftovers, write_json
 from tilehires.batch.hashes import HashMemory
 from tilehires.batch.workspace import Workspace
 from tilehires.errors import ExitCode, ImageError, LockedError, RunError
+from tilehires.files import append_line, atomic, read_lines, remove_leftovers, write_json
 from tilehires.records import FileRecord, Record
 
 

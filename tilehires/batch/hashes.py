@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from tilehires.batch.files import append_line, read_lines
+from tilehires.files import append_line, read_lines
 
 
 class HashMemory:

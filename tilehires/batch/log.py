@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from tilehires.batch.files import writing
+from tilehires.files import writing
 
 
 class RunLog:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from tilehires import __version__
-from tilehires.batch.files import write_json
 from tilehires.batch.setup import Setup
 from tilehires.batch.summary import Summary
+from tilehires.files import write_json
 from tilehires.records import SCHEMA_VERSION
 from tilehires.report import write_page
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from tilehires import metadata
-from tilehires.batch.files import writing
 from tilehires.batch.job import Job
+from tilehires.batch.meter import Meter, Spent
 from tilehires.batch.store import Entry, Store, fingerprint
 from tilehires.batch.workspace import Workspace
 from tilehires.errors import ImageError
@@ -58,12 +58,12 @@ def process(job: Job, context: Context) -> Record:
         raise ImageError(
             f"{job.found.path} changed while it was read.", hint="Run it again when it is written completely."
         )
-    pixels, entries, seconds = _compute(job, keys, forced, picture, context)
+    pixels, entries, spendings = _compute(job, keys, forced, picture, context)
     started = time.monotonic()
     output, notes = _write(job, picture, pixels, entries, context)
     stages = [
-        StageRecord(stage.name, key, spent or 0.0, spent is None, entry.facts, entry.environment)
-        for stage, key, entry, spent in zip(job.stages, keys, entries, seconds, strict=True)
+        StageRecord(stage.name, key, spent.seconds, spent.cached, {**entry.facts, **spent.facts}, entry.environment)
+        for stage, key, entry, spent in zip(job.stages, keys, entries, spendings, strict=True)
     ]
     stages.append(StageRecord("write", written, time.monotonic() - started, False, {}, {}))
     record = Record(
@@ -92,8 +92,8 @@ def described(job: Job) -> dict[str, Any]:
 
 def _compute(
     job: Job, keys: Sequence[str], forced: int, picture: Picture, context: Context
-) -> tuple[np.ndarray, list[Entry], list[float | None]]:
-    """(final pixels, an entry per stage, seconds per stage or None where it came from the cache)."""
+) -> tuple[np.ndarray, list[Entry], list[Spent]]:
+    """(final pixels, what each stage said, what each took)."""
     store, progress = context.store, context.tools.progress
     cached = [store.peek(key) for key in keys]
     start = min(forced, next((i for i, entry in enumerate(cached) if entry is None), len(keys)))
@@ -110,15 +110,15 @@ def _compute(
             break
         start = last
     entries: list[Entry] = [entry for entry in cached[:start] if entry]
-    seconds: list[float | None] = [None] * start
+    spendings = [Spent()] * start
     source = Source(picture.pixels)
     for stage, key in zip(job.stages[start:], keys[start:], strict=True):
-        began = time.monotonic()
+        meter = Meter(context.tools.bay.device)
         made = stage.run(image, source, context.tools)
         image = store.put(key, stage, made, context.environment)
         entries.append(Entry(None, image.facts, image.findings, context.environment))
-        seconds.append(time.monotonic() - began)
-    return image.pixels, entries, seconds
+        spendings.append(meter.read())
+    return image.pixels, entries, spendings
 
 
 def _write_key(job: Job, parent: str) -> str:
@@ -163,8 +163,7 @@ def _write(
     )
     staged = context.workspace.staging / f"output.{run.format}"
     try:
-        with writing(staged):
-            notes = write(staged, finished, format=run.format, quality=run.quality, bits=run.bits)
+        notes = write(staged, finished, format=run.format, quality=run.quality, bits=run.bits)
         digest = context.workspace.publish(staged, job.found.output)
     finally:
         staged.unlink(missing_ok=True)  # it is there only when the image failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 import traceback
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tilehires.batch.discover import Discovery, Found, discover
-from tilehires.batch.files import writing
 from tilehires.batch.job import prepare
 from tilehires.batch.log import RunLog
 from tilehires.batch.outcome import environment_of, report_of
@@ -22,6 +22,7 @@ from tilehires.batch.workspace import Workspace
 from tilehires.config import Config
 from tilehires.diffusion.bay import Bay
 from tilehires.errors import ConfigError, Interrupted, RunError, TilehiresError
+from tilehires.files import writing
 from tilehires.images import suffix_of
 from tilehires.memory import parse_bytes
 from tilehires.progress import BatchProgress, SilentBatch
@@ -55,8 +56,8 @@ def run(
     """
     options, progress = options or RunOptions(), progress or SilentBatch()
     settings = config.settings.run
-    found = discover(source, output, suffix=suffix_of(settings.format), follow_links=settings.resolve_links)
     setup = set_up(config)
+    found = discover(source, output, suffix=suffix_of(settings.format), follow_links=settings.resolve_links)
     workspace = Workspace(output)
     with writing(output / "report"), workspace.locked():
         log = RunLog(workspace.logs)
@@ -162,7 +163,7 @@ class _Run:
             run={
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
                 "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "command": self.options.command or " ".join(sys.argv),
+                "command": self.options.command or shlex.join(sys.argv),
                 "plan": self.setup.described_plan(),
             },
             setup=self.setup,

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from tilehires.batch.files import atomic, write_json
 from tilehires.checks.finding import Finding
+from tilehires.files import atomic, write_json
 from tilehires.geometry import Box
 from tilehires.progress import Progress
 from tilehires.stages import Stage, StageResult

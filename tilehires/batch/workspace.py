@@ -11,9 +11,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from tilehires.batch.files import append_line, raise_if_hopeless, read_lines, remove_leftovers, sync_folder, write_json
 from tilehires.batch.hashes import HashMemory, file_sha256
 from tilehires.errors import ImageError, LockedError, RunError
+from tilehires.files import append_line, raise_if_hopeless, read_lines, remove_leftovers, sync_folder, write_json
 from tilehires.records import Record
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, get_args
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tilehires.errors import ConfigError, ImageError
+from tilehires.files import atomic
 from tilehires.geometry import Size
 from tilehires.images.exif import PREFIX as EXIF_PREFIX
 from tilehires.images.exif import exif_with_texts, exif_without_texts
@@ -56,14 +55,8 @@ def write(
     resolution are written with it. Raises ImageError if the format can't hold the picture or a value is not finite,
     ConfigError for an unknown format.
     """
-    notes: tuple[str, ...] = ()
-
-    def encode_into(stream: IO[bytes]) -> None:
-        nonlocal notes
-        notes = encode(stream, picture, format=format, quality=quality, bits=bits)
-
-    _atomically(path, encode_into)
-    return notes
+    with atomic(path) as stream:
+        return encode(stream, picture, format=format, quality=quality, bits=bits)
 
 
 def encode(
@@ -226,28 +219,3 @@ _ENCODERS = {"png": _write_png, "tiff": _write_tiff, "jpeg": _write_jpeg, "webp"
 def _pillow(samples: NDArray[np.uint8]) -> Image.Image:
     """A Pillow image of 8-bit samples in mode L, LA, RGB or RGBA."""
     return Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
-
-
-def _atomically(path: Path, encode: Callable[[IO[bytes]], None]) -> None:
-    """Write beside `path`, flush to disk, then rename: at no moment is there half a file under that name."""
-    temporary = path.with_name(f".tilehires-tmp-{os.getpid()}-{path.name}")
-    try:
-        with temporary.open("wb") as stream:
-            encode(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # other systems can't open a folder
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

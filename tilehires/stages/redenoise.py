@@ -18,12 +18,14 @@ from tilehires.diffusion.checkpoints import Checkpoint, weights_of
 from tilehires.diffusion.components import Diffusion
 from tilehires.errors import MissingError
 from tilehires.geometry import Box, Size
+from tilehires.progress import Counted
 from tilehires.stages import Source, StageResult, Tools
 from tilehires.stages.route import Step
 from tilehires.tiling import vae
 from tilehires.tiling.engine import TiledDenoiser
 from tilehires.tiling.grid import TileGrid, elastic_grid
 from tilehires.upscalers.latent import LatentMode
+from tilehires.upscalers.protocol import Upscaler
 
 CANVAS = 64  # the canvas is padded to this multiple of pixels, so that every level of every UNet divides evenly
 
@@ -94,15 +96,22 @@ class PassStage:
         s, values = self.settings, self.settings.values
         upscaler = upscalers.resolve(values.upscaler, tools.bay)
         if values.denoise == 0:
-            enlarged = upscaler.upscale(image.pixels, s.size, tile=s.upscaler_tile, progress=tools.progress)
-            return StageResult(enlarged[s.crop.slices], {"upscaler": values.upscaler, "steps_run": 0, "tiles": []})
+            enlarged, calls = self._upscaled(image.pixels, upscaler, tools)
+            facts = {
+                "upscaler": values.upscaler,
+                "upscaler_calls": calls,
+                "steps_run": 0,
+                "tiles": [],
+                "degradations": [],
+            }
+            return StageResult(enlarged[s.crop.slices], facts)
         model = tools.bay.diffusion(self._checkpoint, s.model_vae)
         canvas = s.size.ceil_to(CANVAS)
         if isinstance(upscaler, LatentMode):
             latents = self._latents_enlarged(image.pixels, canvas, upscaler, model, tools)
-            fallback = None
+            fallback, calls = None, 0
         else:
-            fallback = upscaler.upscale(image.pixels, s.size, tile=s.upscaler_tile, progress=tools.progress)
+            fallback, calls = self._upscaled(image.pixels, upscaler, tools)
             latents = self._encode(padded(fallback, canvas), model, tools)
         grid, steps = self.grid(model.vae_factor), self.steps
         with tools.bay.on_device(*model.text_encoders):
@@ -136,6 +145,7 @@ class PassStage:
         boxes = [tile.box.shift(-x, -y).clip(s.crop.size) for tile in grid.scaled(model.vae_factor).tiles]
         facts = {
             "upscaler": values.upscaler,
+            "upscaler_calls": calls,
             "sampler": values.sampler,
             "steps_total": made.steps.total,
             "steps_start": made.steps.start,
@@ -143,6 +153,7 @@ class PassStage:
             "tile": [grid.tile.width * model.vae_factor, grid.tile.height * model.vae_factor],
             "work": round(grid.work, 4),
             "tiles": [box.as_list() for box in boxes if box.width and box.height],
+            "degradations": [],
         }
         return StageResult(pixels.clip(0, 1)[s.crop.slices], facts, tuple(findings))
 
@@ -165,6 +176,12 @@ class PassStage:
             multiple=family.multiple,
             cost=family.cost,
         )
+
+    def _upscaled(self, pixels: np.ndarray, upscaler: Upscaler, tools: Tools) -> tuple[np.ndarray, int]:
+        """The picture at the step's size, and how many calls that took: a model's are its tiles, a kernel's is one."""
+        counted = Counted(tools.progress)
+        made = upscaler.upscale(pixels, self.settings.size, tile=self.settings.upscaler_tile, progress=counted)
+        return made, counted.steps
 
     def _encode(self, pixels: np.ndarray, model: Diffusion, tools: Tools) -> torch.Tensor:
         """Latents of HWC pixels in [0, 1]."""

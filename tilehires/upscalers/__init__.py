@@ -7,6 +7,7 @@ or by the path of a model file. An entry point names a `Factory`.
 from __future__ import annotations
 
 import difflib
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
@@ -21,7 +22,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
 
 def names() -> tuple[str, ...]:
     """The names of all installed upscalers, sorted; imports none of them."""
-    return tuple(sorted((entry.name for entry in entry_points(group=GROUP)), key=str.lower))
+    return tuple(sorted((entry.name for entry in _installed()), key=str.lower))
 
 
 def resolve(name: str, models: Models | None = None) -> Upscaler:
@@ -63,9 +64,15 @@ def check(name: str) -> None:
             load(path)
 
 
+@cache
+def _installed() -> tuple[EntryPoint, ...]:
+    """Looked up once: it reads every installed package's list."""
+    return tuple(entry_points(group=GROUP))
+
+
 def _entry(name: str) -> EntryPoint | None:
     wanted = name.strip().lower()
-    return next((entry for entry in entry_points(group=GROUP) if entry.name.lower() == wanted), None)
+    return next((entry for entry in _installed() if entry.name.lower() == wanted), None)
 
 
 def _suggestion(name: str) -> str:
