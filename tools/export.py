@@ -74,7 +74,8 @@ def write_tokenizer(folder: Path) -> None:
     """Write tokenizer.json and, for readers of the older form, vocab.json and merges.txt."""
     tokens = pipeline_parts.tokenizer()
     tokens.save_pretrained(folder)
-    (folder / "vocab.json").write_text(json.dumps(tokens.get_vocab(), ensure_ascii=False) + "\n", encoding="utf-8")
+    vocabulary = dict(sorted(tokens.get_vocab().items(), key=lambda item: item[1]))
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False) + "\n", encoding="utf-8")
     merges = "".join(f"{left} {right}\n" for left, right in pipeline_parts.learn_merges(words()))
     (folder / "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
 

@@ -90,7 +90,7 @@ def unet() -> UNet2DConditionModel:
     cross-attention alone, and it costs next to nothing.
     """
     torch.manual_seed(4)
-    return UNet2DConditionModel(
+    model = UNet2DConditionModel(
         sample_size=64,
         in_channels=LATENTS,
         out_channels=LATENTS,
@@ -99,11 +99,38 @@ def unet() -> UNet2DConditionModel:
         norm_num_groups=8,
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,
+        resnet_time_scale_shift="scale_shift",
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
     )
+    open_path(model)
+    return model
+
+
+@torch.no_grad()
+def open_path(model: UNet2DConditionModel) -> None:
+    """Start the UNet with a path that carries its noisy input to the output unspoilt, gated by the time embedding.
+
+    Each latent channel x runs as the pair +x, -x, since silu(x) - silu(-x) = x.
+    """
+    last = model.up_blocks[-1].resnets[-1]
+    width = model.config.block_out_channels[0]
+    for convolution in (model.conv_in, last.conv1, last.conv2, last.conv_shortcut):
+        convolution.weight[: 2 * LATENTS] *= 0.1
+        convolution.bias[: 2 * LATENTS] = 0
+    model.conv_out.weight.mul_(0.1)
+    model.conv_out.bias.zero_()
+    for c in range(LATENTS):
+        for k, sign in ((2 * c, 1.0), (2 * c + 1, -1.0)):
+            model.conv_in.weight[k] = 0
+            model.conv_in.weight[k, c, 1, 1] = sign
+            last.conv_shortcut.weight[k, width + k, 0, 0] = 1.0
+            for d, other in ((2 * c, 1.0), (2 * c + 1, -1.0)):
+                last.conv1.weight[k, width + d, 1, 1] = sign * other
+                last.conv2.weight[k, d, 1, 1] = 0.5 * sign * other
+            model.conv_out.weight[c, k, 1, 1] = 0.3 * sign
 
 
 def noise_share() -> NDArray[np.float64]:

@@ -4,7 +4,7 @@
     python -m benchmarks.quality
 
 From the repository's root; needs the package's dependencies and about 6 GB of memory and of disk under --work. Seeds
-and numbers of steps are fixed; on two cores of a 2023 server it takes about two hours. --quick runs a few steps of
+and numbers of steps are fixed; on two cores of a server expect one to two hours. --quick runs a few steps of
 everything, to see that it works.
 """
 

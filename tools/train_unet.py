@@ -26,13 +26,13 @@ from tools import export, pipeline_parts, train_vae
 from tools.latents import encode_captioned, encode_pairs
 from tools.training import Run, arguments, cosine, leaves, render
 
-STEPS = 3900
+STEPS = 1300
 CAPTIONED = 10_000
 RESTORE_BELOW = 450
 RESTORE_EVERY = 3
 RESTORE_WEIGHT = 0.3
 """Brings a restoring step's loss to about a drawing step's."""
-CROP_STEPS = 3300
+CROP_STEPS = 1000
 """Drawing steps take crops of 32 cells before this step, whole pictures of 64 from then on."""
 AVERAGE = 0.998
 NOISE_RANGES, NOISE_SHARES = ((0, 400), (400, 700), (700, 940), (940, 1000)), (0.10, 0.20, 0.45, 0.25)

@@ -1,7 +1,7 @@
 """Train the 2x and 4x upscalers: spandrel's Compact architecture (SRVGGNetCompact), on area-downsampled drawings.
 
-    python -m tools.train_upscaler --scale 2
-    python -m tools.train_upscaler --scale 4     # starts from the 2x body
+python -m tools.train_upscaler --scale 2
+python -m tools.train_upscaler --scale 4     # starts from the 2x body
 """
 
 from __future__ import annotations

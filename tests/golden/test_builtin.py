@@ -21,9 +21,12 @@ SEED = 770_000
 BUILTIN = Path(checkpoints.__file__).parents[1] / "builtin"
 
 
-def psnr(image: np.ndarray, truth: np.ndarray) -> float:
-    """Decibels, of float images in [0, 1]."""
-    return float(-10 * np.log10(np.mean((image - truth) ** 2)))
+def psnr(images: list[np.ndarray], truths: list[np.ndarray]) -> float:
+    """Decibels over all pixels of float images in [0, 1].
+
+    Over all together: the mean of each one's would be ruled by blurred drawings, which have no detail to restore.
+    """
+    return float(-10 * np.log10(np.mean([np.mean((a - b) ** 2) for a, b in zip(images, truths, strict=True)])))
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def pairs() -> list[tuple[np.ndarray, np.ndarray]]:
 @pytest.fixture(scope="module")
 def lanczos(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
     kernel = upscalers.resolve("Lanczos")
-    return float(np.mean([psnr(kernel.upscale(small, Size(192, 192)), truth) for small, truth in pairs]))
+    return psnr([kernel.upscale(small, Size(192, 192)) for small, _ in pairs], [truth for _, truth in pairs])
 
 
 def test_weights_are_small() -> None:
@@ -46,7 +49,7 @@ def test_weights_are_small() -> None:
 
 def test_upscaler_beats_lanczos(pairs: list[tuple[np.ndarray, np.ndarray]], lanczos: float) -> None:
     model = upscalers.resolve("builtin")
-    made = float(np.mean([psnr(model.upscale(small, Size(192, 192)), truth) for small, truth in pairs]))
+    made = psnr([model.upscale(small, Size(192, 192)) for small, _ in pairs], [truth for _, truth in pairs])
     assert made > lanczos + 0.5, f"upscaler {made:.2f} dB, Lanczos {lanczos:.2f} dB: were the weights damaged?"
 
 
@@ -59,7 +62,7 @@ def test_vae_keeps_the_picture(pairs: list[tuple[np.ndarray, np.ndarray]]) -> No
     for _, truth in pairs:
         planes = torch.from_numpy(truth.transpose(2, 0, 1).copy())[None] * 2 - 1
         back = vae.decode(model, vae.encode(model, planes, mode="whole"), mode="whole")
-        made = psnr(((back[0].numpy().transpose(1, 2, 0) + 1) / 2).clip(0, 1), truth)
+        made = psnr([((back[0].numpy().transpose(1, 2, 0) + 1) / 2).clip(0, 1)], [truth])
         assert made > 34, f"the VAE gives back {made:.1f} dB: every second pass is bounded by that"
 
 
@@ -73,10 +76,10 @@ def test_second_pass_changes_the_picture_for_no_worse(
         with pytest.raises(SystemExit) as ended:
             main(["run", str(tmp_path / "in"), "-o", str(tmp_path / name), "-q", *more])
         assert ended.value.code == 0
-    results, changes = [], []
-    for i, (_, truth) in enumerate(pairs):
-        made, plain = (read(tmp_path / name / f"{i}.png").pixels for name in ("run", "upscaled"))
-        results.append(psnr(made, truth))
-        changes.append(float(np.abs(made - plain).mean() * 255))
+    made, plain = (
+        [read(tmp_path / name / f"{i}.png").pixels for i in range(len(pairs))] for name in ("run", "upscaled")
+    )
+    changes = [float(np.abs(a - b).mean() * 255) for a, b in zip(made, plain, strict=True)]
     assert min(changes) > 0.5, f"the second pass changes the upscaler's picture by {changes} of 255: it does nothing"
-    assert np.median(results) > lanczos - 1, f"run {np.median(results):.2f} dB, Lanczos {lanczos:.2f} dB"
+    result = psnr(made, [truth for _, truth in pairs])
+    assert result > lanczos - 1, f"run {result:.2f} dB, Lanczos {lanczos:.2f} dB"
