@@ -46,26 +46,41 @@ def parse_bytes(text: str, *, what: str) -> int:
 
 
 def plan(
-    need: Need, tile: Size, tiles: int, *, budget: int, guided: bool, accelerator: bool, asked_batch: int = 0
+    need: Need,
+    tile: Size,
+    tiles: int,
+    *,
+    canvas: Size,
+    budget: int,
+    guided: bool,
+    accelerator: bool,
+    asked_batch: int = 0,
 ) -> Plan:
     """Choose the tile batch for tiles of `tile` cells.
 
-    `guided`: classifier-free guidance doubles every batch. `asked_batch`: the user's own figure, 0 for ours.
-    Raises ConfigError when not even one tile fits the budget, with the setting that would make it fit.
+    `canvas`: the largest canvas, in cells, that is sampled in one piece (hires.max_canvas). `guided`: classifier-free
+    guidance doubles every batch. `asked_batch`: the user's own figure, 0 for ours.
+    Raises ConfigError when one tile, or that canvas, doesn't fit the budget, with the setting that would make it fit.
     """
 
-    def peak(batch: int) -> int:
-        work = need.weights + batch * (2 if guided else 1) * tile.pixels * need.per_cell
+    def peak(size: Size, batch: int) -> int:
+        work = need.weights + batch * (2 if guided else 1) * size.pixels * need.per_cell
         return int(work * SAFETY + RESERVE) if accelerator else int(work)
 
-    if peak(1) > budget:
-        raise ConfigError(
-            f"One tile of {tile} cells needs {peak(1) / GIB:.1f} GiB, and the budget is {budget / GIB:.1f} GiB.",
-            hint="Lower tiled.tile_max (--set tiled.tile_max=…), or raise --vram (memory.ram on a CPU).",
-        )
+    whole = peak(canvas, 1)
+    for what, least, setting in (
+        ("One tile", peak(tile, 1), "tiled.tile_max"),
+        ("A canvas", whole, "hires.max_canvas"),
+    ):
+        if least > budget:
+            size = tile if what == "One tile" else canvas
+            raise ConfigError(
+                f"{what} of {size} cells needs {least / GIB:.1f} GiB, and the budget is {budget / GIB:.1f} GiB.",
+                hint=f"Lower {setting} (--set {setting}=…), or raise --vram (memory.ram on a CPU).",
+            )
     if asked_batch:
-        return Plan(asked_batch, peak(asked_batch), budget)
+        return Plan(asked_batch, max(whole, peak(tile, asked_batch)), budget)
     # A CPU gains nothing from batches: one tile already fills its cores, and the smaller working set stays in its caches.
     most = min(MOST_TILES, tiles) if accelerator else 1
-    batch = next(b for b in range(most, 0, -1) if peak(b) <= budget)
-    return Plan(batch, peak(batch), budget)
+    batch = next(b for b in range(most, 0, -1) if peak(tile, b) <= budget)
+    return Plan(batch, max(whole, peak(tile, batch)), budget)

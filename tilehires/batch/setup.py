@@ -99,6 +99,7 @@ def _plan(config: Config, checkpoint: Checkpoint, device: torch.device, dtype: t
     bytes_each = torch.finfo(dtype).bits // 8
     need = memory.Need(weights=checkpoint.unet_parameters * bytes_each, per_cell=family.bytes_per_cell * bytes_each / 2)
     side = (settings.tiled.tile_max or family.tile_max) // checkpoint.vae_factor
+    canvas = settings.hires.max_canvas // checkpoint.vae_factor
     guided = max(hires_pass(settings, 0).cfg, tiled_pass(settings, 0).cfg) > 1
     accelerator = device.type != "cpu"
     if accelerator:
@@ -109,6 +110,7 @@ def _plan(config: Config, checkpoint: Checkpoint, device: torch.device, dtype: t
         need,
         Size(side, side),
         memory.MOST_TILES,
+        canvas=Size(canvas, canvas),
         budget=budget,
         guided=guided,
         accelerator=accelerator,
