@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tilehires.batch.determinism import deterministic_algorithms
 from tilehires.batch.discover import Discovery, Found, discover
 from tilehires.batch.job import prepare
 from tilehires.batch.log import RunLog
@@ -59,7 +60,7 @@ def run(
     setup = set_up(config)
     found = discover(source, output, suffix=suffix_of(settings.format), follow_links=settings.resolve_links)
     workspace = Workspace(output)
-    with writing(output / "report"), workspace.locked():
+    with writing(output / "report"), workspace.locked(), deterministic_algorithms(settings.deterministic):
         log = RunLog(workspace.logs)
         try:
             return _Run(setup, found, workspace, options, progress, log).all()
