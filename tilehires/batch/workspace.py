@@ -85,15 +85,6 @@ class Workspace:
     def write_record(self, record: Record) -> None:
         write_json(self._record_path(record.id), record.to_json())
 
-    def records(self) -> list[Record]:
-        """All readable records, by id."""
-        names = sorted(self._records.glob("*.json"))
-        found = []
-        for name in names:
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                found.append(Record.from_json(json.loads(name.read_text(encoding="utf-8"))))
-        return sorted(found, key=lambda record: record.id)
-
     def publish(self, staged: Path, name: str) -> str:
         """Move a finished file to `name` in the output folder and return its hash.
 

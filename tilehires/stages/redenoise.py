@@ -73,7 +73,7 @@ def pass_settings(settings: Settings, step: Step, values: SamplingPass, checkpoi
 
 
 class PassStage:
-    """One upscale with its second pass . With denoise 0 it only upscales, and needs no diffusion model."""
+    """One upscale with its second pass. With denoise 0 it only upscales, and needs no diffusion model."""
 
     version = 1
     makes_pixels = True
