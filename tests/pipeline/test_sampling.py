@@ -276,3 +276,11 @@ def test_a_box_of_cells_is_scaled_by_the_vaes_own_factor() -> None:
     model = tiny.parts(tiny.sd15())
     assert model.vae_factor == 8
     assert Box(0, 0, 8, 6).scale(model.vae_factor) == Box.of(SIZE)
+
+
+def test_a_canvas_of_several_tiles_stays_in_host_memory() -> None:
+    cells = Size(32, 16)
+    cut = TiledDenoiser(elastic_grid(cells, tile_max=16, overlap=4, multiple=8))
+    assert sampling.canvas_home(cut, "cuda").type == "cpu"
+    assert sampling.canvas_home(TiledDenoiser(TileGrid.whole(cells)), "cuda").type == "cuda"
+    assert sampling.canvas_home(None, "cuda").type == "cuda"

@@ -73,22 +73,24 @@ def sample(
 
     `latents`: B×C×h×w as the VAE's encode gives them (None: from pure noise); `size`: the canvas in pixels, whose cells
     they are. `scheduler`: a fresh one from samplers.make. `denoiser`: cuts the canvas into tiles; None: in one piece.
-    `cfg` > 1 guides, which needs a conditioning made with guidance. The UNet must be on `device`.
+    `cfg` > 1 guides, which needs a conditioning made with guidance. The UNet must be on `device`. A canvas of several
+    tiles, and the scheduler's history of it, stay in host memory: what is on the device is bounded by the tile.
     `progress` is begun under `name`, advanced once a model call, and may raise Interrupted.
     """
     dtype = model.unet.dtype
     factor = model.vae_factor
+    home = canvas_home(denoiser, device)
     shape = (conditioning.batch, model.unet.config["in_channels"], size.height // factor, size.width // factor)
-    _lay_out(scheduler, steps.total, device)
+    _lay_out(scheduler, steps.total, home)
     order = getattr(scheduler, "order", 1)
     timesteps = scheduler.timesteps[steps.start * order :]
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(steps.start * order)
-    drawn = noise.start(shape if latents is None else tuple(latents.shape)).to(device)
+    drawn = noise.start(shape if latents is None else tuple(latents.shape)).to(home)
     if latents is None:
         x = drawn * scheduler.init_noise_sigma
     else:
-        x = scheduler.add_noise(latents.to(device, torch.float32), drawn, timesteps[:1].repeat(latents.shape[0]))
+        x = scheduler.add_noise(latents.to(home, torch.float32), drawn, timesteps[:1].repeat(latents.shape[0]))
     extra = set(inspect.signature(scheduler.step).parameters)
     predict = _Predictor(model, conditioning, cfg, size, denoiser, time_ids, torch.device(device), dtype)
     if progress:
@@ -102,6 +104,12 @@ def sample(
         if progress:
             progress.advance()
     return Sample(x.float().cpu(), steps)
+
+
+def canvas_home(denoiser: TiledDenoiser | None, device: torch.device | str) -> torch.device:
+    """Where the latent canvas is kept while it is sampled: by the grid alone, so that no budget changes a bit of it."""
+    cut = denoiser is not None and len(denoiser.grid.tiles) > 1
+    return torch.device("cpu") if cut else torch.device(device)
 
 
 def _lay_out(scheduler: Any, total: int, device: torch.device | str) -> None:
@@ -152,9 +160,13 @@ class _Predictor:
             }
         embeds = expand(condition.embeds.to(self.device, self.dtype), batch, len(boxes))
         unet: Callable[..., Any] = self.model.unet
-        return unet(tiles.to(self.dtype), t, encoder_hidden_states=embeds, added_cond_kwargs=added, return_dict=False)[
-            0
-        ]
+        return unet(
+            tiles.to(self.device, self.dtype),
+            t,
+            encoder_hidden_states=embeds,
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0]
 
     def _ids(self, box: Box) -> tuple[int, ...]:
         """SDXL's original size, crop corner and target size, each as (height, width) in pixels."""

@@ -33,8 +33,9 @@ class TiledDenoiser:
 
         `x`: B×C×…×H×W, the canvas of the grid. `call(tiles, boxes)` gets n tiles of each of the B entries, batch-major
         (all tiles of entry 0 first; `expand` and `cut` prepare conditions likewise), as (B·n)×C×…×h×w, and the boxes of
-        those n tiles in cells; it answers (B·n)×C'×…×h×w. Returns B×C'×…×H×W in the answers' dtype. A single tile's
-        answer is returned untouched, bit for bit.
+        those n tiles in cells; it answers (B·n)×C'×…×h×w. Returns B×C'×…×H×W in the answers' dtype, where `x` is: a canvas
+        in host memory stays there, whatever device the model is on. A single tile's answer is returned untouched, bit
+        for bit.
         """
         height, width = x.shape[-2:]
         if (width, height) != (self.grid.canvas.width, self.grid.canvas.height):
@@ -51,7 +52,7 @@ class TiledDenoiser:
             answer = call(cut(x, boxes), boxes).unflatten(0, (x.shape[0], len(boxes)))
             if accumulator is None:
                 dtype = answer.dtype
-                accumulator = Accumulator.tensor(self.grid, (x.shape[0], *answer.shape[2:-2]), answer.device)
+                accumulator = Accumulator.tensor(self.grid, (x.shape[0], *answer.shape[2:-2]), x.device)
             for i, tile in enumerate(group):
                 accumulator.add(tile, answer[:, i])
         if accumulator is None:
