@@ -36,6 +36,32 @@ def test_a_tensor_cut_and_blended_is_the_tensor_in_any_order_and_dtype() -> None
     torch.testing.assert_close(accumulator.result(), x, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_of_tiles_changes_no_bit(seed: int) -> None:
+    """Where four tiles meet the sum of four floats depends on its order."""
+    answers = torch.randn(len(GRID.tiles), 3, 32, 24, generator=torch.Generator().manual_seed(1))
+    in_order, shuffled = Accumulator.tensor(GRID, (3,)), Accumulator.tensor(GRID, (3,))
+    arrays = Accumulator.image(GRID, 3)
+    for tile in GRID.tiles:
+        in_order.add(tile, answers[tile.index])
+    for index in np.random.default_rng(seed).permutation(len(GRID.tiles)):
+        shuffled.add(GRID.tiles[index], answers[index])
+        arrays.add(GRID.tiles[index], answers[index].permute(1, 2, 0).numpy())
+    assert torch.equal(shuffled.result(), in_order.result())
+    np.testing.assert_array_equal(arrays.result(), in_order.result().permute(1, 2, 0).numpy())
+
+
+def test_a_tile_of_nan_is_seen_and_spoils_no_other() -> None:
+    accumulator, last = Accumulator.tensor(GRID, (1,)), GRID.tiles[-1]
+    for tile in GRID.tiles:
+        accumulator.add(tile, torch.full((1, tile.box.height, tile.box.width), torch.nan if tile is last else 1.0))
+    result = accumulator.result()
+    rows, columns = last.box.slices
+    assert result[0, rows, columns].isnan().all(), "the whole of the broken tile shows it, its margin too"
+    result[0, rows, columns] = 1.0
+    torch.testing.assert_close(result, torch.ones_like(result), atol=1e-6, rtol=0)
+
+
 def test_a_canvas_of_the_callers_own_is_written_in_place(tmp_path) -> None:
     canvas = np.lib.format.open_memmap(tmp_path / "canvas.npy", "w+", np.float32, (56, 40, 1))
     accumulator = Accumulator(GRID, canvas)

@@ -20,6 +20,8 @@ class Accumulator(Generic[Canvas]):
 
     The canvas is either a numpy array of H×W×C (an image, perhaps memory-mapped) or a tensor of …×H×W on any device.
     It must be all zero; it is written in place, and no second one is held: the weights sum to 1 as they are.
+    Tiles are summed in the order of their indices, in whatever order they come: those that come early wait. Sums of
+    floats depend on their order, the canvas doesn't.
     """
 
     def __init__(self, grid: TileGrid, canvas: Canvas) -> None:
@@ -28,7 +30,8 @@ class Accumulator(Generic[Canvas]):
             raise ValueError(f"a canvas of {width}x{height} for a grid over {grid.canvas}")
         if canvas.dtype not in (np.float32, torch.float32):
             raise ValueError(f"the canvas must be float32, not {canvas.dtype}")
-        self._grid, self._canvas, self._pending = grid, canvas, set(range(len(grid.tiles)))
+        self._grid, self._canvas = grid, canvas
+        self._next, self._early = 0, dict[int, Canvas]()
         self._rows, self._columns = axis_weights(grid)
 
     @classmethod
@@ -49,29 +52,39 @@ class Accumulator(Generic[Canvas]):
         `values` has the canvas' shape but for a tile's height and width; any float dtype, and any device.
         Raises ValueError for another shape, or a tile that was added before.
         """
-        if tile.index not in self._pending:
-            raise ValueError(f"tile {tile.index} is not of this grid, or was added before")
-        box = self._grid.tiles[tile.index].box
-        row, column = divmod(tile.index, len(self._grid.xs))
-        weight = np.multiply.outer(self._rows[row], self._columns[column]).astype(np.float32)
-        rows, columns = box.slices
-        if isinstance(self._canvas, torch.Tensor):
-            target = self._canvas[..., rows, columns]
-            _same_shape(target, values)
-            target += torch.as_tensor(values).to(target) * torch.from_numpy(weight).to(target.device)
-        else:
-            target = self._canvas[rows, columns]
-            _same_shape(target, values)
-            target += values * weight[:, :, None]
-        self._pending.remove(tile.index)
+        index = tile.index
+        if not self._next <= index < len(self._grid.tiles) or index in self._early:
+            raise ValueError(f"tile {index} is not of this grid, or was added before")
+        _same_shape(self._part(index), values)
+        self._early[index] = values
+        while self._next in self._early:
+            self._blend(self._next, self._early.pop(self._next))
+            self._next += 1
 
     def result(self) -> Canvas:
         """The blended canvas: the very array that was given. Raises ValueError while tiles are missing."""
-        if self._pending:
-            raise ValueError(f"{len(self._pending)} of {len(self._grid.tiles)} tiles were never added")
+        count = len(self._grid.tiles)
+        if self._next < count:
+            raise ValueError(f"{count - self._next - len(self._early)} of {count} tiles were never added")
         return self._canvas
 
+    def _part(self, index: int) -> NDArray[np.float32] | torch.Tensor:
+        """The tile's place on the canvas, not a copy."""
+        rows, columns = self._grid.box(index).slices
+        if isinstance(self._canvas, torch.Tensor):
+            return self._canvas[..., rows, columns]
+        return self._canvas[rows, columns]
 
-def _same_shape(target: NDArray[np.float32] | torch.Tensor, values: NDArray[np.float32] | torch.Tensor) -> None:
-    if tuple(target.shape) != tuple(values.shape):
-        raise ValueError(f"a tile of shape {tuple(values.shape)} where {tuple(target.shape)} belongs")
+    def _blend(self, index: int, values: Canvas) -> None:
+        row, column = divmod(index, len(self._grid.xs))
+        weight = np.multiply.outer(self._rows[row], self._columns[column]).astype(np.float32)
+        part = self._part(index)
+        if isinstance(part, torch.Tensor):
+            part += torch.as_tensor(values).to(part) * torch.from_numpy(weight).to(part.device)
+        else:
+            part += values * weight[:, :, None]
+
+
+def _same_shape(part: NDArray[np.float32] | torch.Tensor, values: NDArray[np.float32] | torch.Tensor) -> None:
+    if tuple(part.shape) != tuple(values.shape):
+        raise ValueError(f"a tile of shape {tuple(values.shape)} where {tuple(part.shape)} belongs")

@@ -6,8 +6,7 @@ tile is asked for as if it were a picture of its own.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +17,7 @@ from tilehires.geometry import Box, Size
 from tilehires.tiling.engine import cut, expand, mirrored
 
 Arguments = dict[str, Any]
+PLAIN = "Use the family's plain text or image pipeline."
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,16 @@ class SD3:
     def pack(self, canvas: torch.Tensor) -> Any:
         """A canvas as the model would have answered it."""
         return canvas
+
+    def mu(self, tokens: int, steps: int, config: Mapping[str, Any]) -> float:
+        """What the family's pipelines tell a scheduler with such a `config` of an image of `tokens` tokens: its shift.
+
+        A line through two points (calculate_shift in diffusers' pipelines).
+        """
+        few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+        slope = (high - low) / (many - few)
+        return tokens * slope + (low - slope * few)
 
 
 @dataclass(frozen=True)
@@ -129,7 +139,36 @@ class Flux(SD3):
         ids = arguments["img_ids"]
         size = Size(int(ids[..., 2].max()) + 1, int(ids[..., 1].max()) + 1)
         if ids.ndim != 2 or size.pixels != arguments["hidden_states"].shape[1]:
-            raise _unsupported("image tokens beside the canvas (Kontext)", "Use the plain text or image pipeline.")
+            raise _unsupported("image tokens beside the canvas (Kontext)", PLAIN)
+        return size
+
+
+@dataclass(frozen=True)
+class Flux2(Flux):
+    """Packed tokens as Flux', their places in img_ids, B×N×(image, row, column, layer): image 0 is the canvas."""
+
+    shared: frozenset[str] = frozenset({"return_dict"})
+
+    def tiles(
+        self, arguments: Arguments, tiles: torch.Tensor, boxes: Sequence[Box], size: Size, view: View
+    ) -> Arguments:
+        asked = SD3.tiles(self, arguments, to_tokens(tiles), boxes, size, view)
+        ids = asked["img_ids"].unflatten(-2, (size.height, size.width))
+        return asked | {"img_ids": ids[..., : boxes[0].height, : boxes[0].width, :].flatten(-3, -2)}
+
+    def mu(self, tokens: int, steps: int, config: Mapping[str, Any]) -> float:
+        """Flux2's own curve, from two lines fitted at 10 and at 200 steps (compute_empirical_mu in its pipelines)."""
+        many = 0.00016927 * tokens + 0.45666666
+        if tokens > 4300:
+            return many
+        slope = (many - (8.73809524e-05 * tokens + 1.89833333)) / 190
+        return slope * steps + (many - 200 * slope)
+
+    def _size(self, arguments: Arguments) -> Size:
+        ids, tokens = arguments["img_ids"], arguments["hidden_states"].shape[1]
+        size = Size(int(ids[..., 2].max()) + 1, int(ids[..., 1].max()) + 1)
+        if arguments.get("kv_cache_mode") or size.pixels != tokens or bool(ids[..., 0].any()):
+            raise _unsupported("image tokens beside the canvas (reference images, inpainting)", PLAIN)
         return size
 
 
@@ -151,9 +190,7 @@ class QwenImage(Flux):
         shapes = shapes if isinstance(shapes, list) else [shapes]
         frames, height, width = shapes[0]
         if len(shapes) > 1 or frames != 1:
-            raise _unsupported(
-                "image tokens beside the canvas (Edit, Layered)", "Use the plain text or image pipeline."
-            )
+            raise _unsupported("image tokens beside the canvas (Edit, Layered)", PLAIN)
         return Size(width, height)
 
 
@@ -166,7 +203,7 @@ class ZImage(SD3):
     def canvas(self, arguments: Arguments) -> torch.Tensor:
         for name in ("siglip_feats", "image_noise_mask", "controlnet_block_samples"):
             if arguments.get(name) is not None:
-                raise _unsupported(f"Z-Image's {name}", "Use the plain text or image pipeline.")
+                raise _unsupported(f"Z-Image's {name}", PLAIN)
         return torch.stack(list(arguments["x"]))
 
     def tiles(
@@ -191,6 +228,7 @@ ADAPTERS: dict[str, Callable[[], Adapter]] = {
     "UNet2DConditionModel": UNet,
     "SD3Transformer2DModel": SD3,
     "FluxTransformer2DModel": Flux,
+    "Flux2Transformer2DModel": Flux2,
     "QwenImageTransformer2DModel": QwenImage,
     "ZImageTransformer2DModel": ZImage,
 }
@@ -221,9 +259,20 @@ def cut_tokens(tokens: torch.Tensor, boxes: Sequence[Box], size: Size, cells: in
 
 def cut_level(x: torch.Tensor, boxes: Sequence[Box], size: Size) -> torch.Tensor:
     """The boxes of a condition on a level 2ᵏ times coarser than the canvas of `size` cells; their edges lie on it."""
-    step = 2 ** round(math.log2(size.width / x.shape[-1]))
+    step = min(_step(size.width, x.shape[-1]), _step(size.height, x.shape[-2]))
     x = mirrored(x, Size(-(-size.width // step), -(-size.height // step)))
     return cut(x, [Box(b.x0 // step, b.y0 // step, -(-b.x1 // step), -(-b.y1 // step)) for b in boxes])
+
+
+def _step(cells: int, there: int) -> int:
+    """The largest power of two that leaves a side of `cells`, padded or not, at least what is `there`.
+
+    Levels halve and round up, and so a ratio would mislead: 9 cells are 5, 3, 2.
+    """
+    step = 1
+    while step < cells and -(-cells // (2 * step)) >= there:
+        step *= 2
+    return step
 
 
 def _cut_samples(arguments: Arguments, boxes: Sequence[Box], size: Size) -> Arguments:

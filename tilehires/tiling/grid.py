@@ -30,8 +30,13 @@ class TileGrid:
     @cached_property
     def tiles(self) -> tuple[Tile, ...]:
         """Every tile, row by row."""
-        starts = [(x, y) for y in self.ys for x in self.xs]
-        return tuple(Tile(i, Box(x, y, x + self.tile.width, y + self.tile.height)) for i, (x, y) in enumerate(starts))
+        return tuple(Tile(index, self.box(index)) for index in range(len(self.xs) * len(self.ys)))
+
+    def box(self, index: int) -> Box:
+        """The place of the tile of that index."""
+        row, column = divmod(index, len(self.xs))
+        x, y = self.xs[column], self.ys[row]
+        return Box(x, y, x + self.tile.width, y + self.tile.height)
 
     @property
     def work(self) -> float:

@@ -21,6 +21,7 @@ from tilehires.geometry import Box, Size
 from tilehires.tiling.adapters import Adapter, Arguments, View, adapter_for
 from tilehires.tiling.engine import TiledDenoiser, mirrored
 from tilehires.tiling.grid import TileGrid, elastic_grid
+from tilehires.tiling.shift import tile_shift
 
 ENGINE = "_tilehires_engine"
 
@@ -36,12 +37,13 @@ def tiled(
 ) -> Iterator[PipelineTiles]:
     """While open, `pipe`'s denoiser works in overlapping tiles; on leaving it is the very instance it was.
 
-    `pipe`: a diffusers pipeline whose denoiser is a UNet2DConditionModel or the transformer of SD3, Flux, Qwen-Image or
-    Z-Image. `tile`: the largest tile, `overlap`: the least overlap, both in the denoiser's cells (latents; tokens where
-    they are packed); a canvas up to one tile is answered bit for bit as without. `batch`: tiles per call. `time_ids`:
-    what SDXL is told of size and crop. Flow matching with a shift by resolution gets at most the shift of one tile of
-    tile × tile cells: that of a large canvas would drown the input in noise. VAE and ControlNets still run on the whole
-    canvas; their residuals are cut. Yields the engine, whose `grid` is that of the latest call.
+    `pipe`: a diffusers pipeline whose denoiser is a UNet2DConditionModel or the transformer of SD3, Flux, Flux2,
+    Qwen-Image or Z-Image. `tile`: the largest tile, `overlap`: the least overlap, both in the denoiser's cells
+    (latents; tokens where they are packed); a canvas up to one tile is answered bit for bit as without. `batch`: tiles
+    per call. `time_ids`: what SDXL is told of size and crop. Flow matching with a shift by resolution gets that of the
+    tile which the grid uses: that of a large canvas would drown the input in noise (tiling/shift.py). VAE and
+    ControlNets still run on the whole canvas; their residuals are cut. Yields the engine, whose `grid` is that of the
+    latest call.
     Raises ConfigError for another denoiser, one with an enabled cache, a second entry, or an impossible tile.
     """
     denoiser = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
@@ -62,7 +64,7 @@ def tiled(
     view = View(time_ids, getattr(pipe, "vae_scale_factor", 8))
     engine = PipelineTiles(adapter, type(model), tile, overlap, batch, pad_last=compiled, view=view)
     base = type(denoiser)
-    with _shift_of(getattr(pipe, "scheduler", None), (tile // adapter.cells_per_token) ** 2):
+    with tile_shift(pipe, adapter, engine.grid_of, Size(tile, tile)):
         # Past nn.Module's own __setattr__: torch.compile's wrapper would hand both on to the module inside it.
         object.__setattr__(denoiser, ENGINE, engine)
         object.__setattr__(denoiser, "__class__", _tiling(base))
@@ -90,8 +92,8 @@ class PipelineTiles:
         arguments = {name: value for i, (name, value) in enumerate(bound.items()) if i > 0}  # all but self
         adapter, x = self._adapter, self._adapter.canvas(arguments)
         size = Size(x.shape[-1], x.shape[-2])
-        padded = self._padded(size)
-        self.grid = elastic_grid(padded, tile_max=self._tile, overlap=self._overlap, multiple=adapter.multiple)
+        self.grid = self.grid_of(size)
+        padded = self.grid.canvas
         if len(self.grid.tiles) == 1:
             return stock(*args, **given)
         tile, kinds = self.grid.tile, []
@@ -108,13 +110,14 @@ class PipelineTiles:
         packed = adapter.pack(canvas)
         return (packed,) if issubclass(kinds[0], tuple) else kinds[0](sample=packed)
 
-    def _padded(self, size: Size) -> Size:
-        """An axis that must be cut is padded to whole multiples."""
+    def grid_of(self, size: Size) -> TileGrid:
+        """The tiles of a canvas of `size` cells. An axis that must be cut is padded to whole multiples first."""
         even = size.ceil_to(self._adapter.multiple)
-        return Size(
+        padded = Size(
             even.width if size.width > self._tile else size.width,
             even.height if size.height > self._tile else size.height,
         )
+        return elastic_grid(padded, tile_max=self._tile, overlap=self._overlap, multiple=self._adapter.multiple)
 
 
 @functools.cache
@@ -126,29 +129,3 @@ def _tiling(base: type[nn.Module]) -> type[nn.Module]:
         return engine(functools.partial(base.__call__, self), args, given)
 
     return type(base.__name__, (base,), {"__call__": __call__, "__module__": base.__module__})
-
-
-@contextlib.contextmanager
-def _shift_of(scheduler: Any, tokens: int) -> Iterator[None]:
-    """The scheduler's resolution-dependent shift, mu, kept to that of an image of `tokens` tokens."""
-    config = getattr(scheduler, "config", {})
-    if not config.get("use_dynamic_shifting"):
-        yield
-        return
-    # As every flow-matching pipeline computes it (Flux' calculate_shift): a line through two points.
-    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-    limit = low + (high - low) * (tokens - few) / (many - few)
-    stock = scheduler.set_timesteps
-
-    @functools.wraps(stock)  # pipelines look at its signature
-    def set_timesteps(*args: Any, **given: Any) -> Any:
-        if given.get("mu") is not None:
-            given["mu"] = min(given["mu"], limit)
-        return stock(*args, **given)
-
-    scheduler.set_timesteps = set_timesteps
-    try:
-        yield
-    finally:
-        del scheduler.set_timesteps
