@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 Denoise = Annotated[float, Field(ge=0.0, le=1.0)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Guidance = Annotated[float, Field(ge=0.0, le=100.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Seed = Annotated[int, Field(ge=-1, le=2**64 - 1)]  # other tools write seeds of 64 bits
 Amount = Annotated[str, Field(pattern=r"(?i)^\s*\d+(\.\d+)?\s*[KMGT]?(i?B)?\s*$")]
 Budget = Literal["auto"] | Amount
@@ -112,6 +113,13 @@ class HiresSettings(PassSettings):
     steps: Annotated[int, Field(ge=0, le=1000)] = Field(
         0, description="Steps actually run, whatever the denoise; 0: as generate.steps."
     )
+    lock: Share | None = Field(
+        None,
+        description=(
+            "Low-frequency lock: how much of the broad tones is taken from the picture before the pass, so that skies and walls "
+            "don't drift. Not set: 1 up to denoise 0.5, falling to 0 at 0.75, where a repaint may change colours."
+        ),
+    )
     max_canvas: int = Field(
         2048, ge=256, le=65536, description="Sample in tiles when a side of the canvas is longer than this many pixels."
     )
@@ -126,6 +134,9 @@ class TiledSettings(PassSettings):
     denoise: Denoise | None = Field(None, description="Denoise of the tiled steps. Not set: as hires.")
     steps: Annotated[int, Field(ge=0, le=1000)] | None = Field(
         None, description="Steps of a tiled step. Not set: as hires."
+    )
+    lock: Share | None = Field(
+        None, description="Low-frequency lock of the tiled steps. Not set: as hires.lock; both not set: by the denoise."
     )
     tile_min: int = Field(
         0, ge=0, le=8192, description="Smallest tile the grid may choose, in pixels; 0: by the model family."
@@ -211,6 +222,7 @@ class SamplingPass(Section):
     scheduler: str
     denoise: float
     upscaler: str
+    lock: float
 
 
 def hires_pass(settings: Settings, seed: int) -> SamplingPass:
@@ -226,12 +238,15 @@ def hires_pass(settings: Settings, seed: int) -> SamplingPass:
         scheduler=h.scheduler or g.scheduler,
         denoise=h.denoise,
         upscaler=h.upscaler,
+        lock=default_lock(h.denoise) if h.lock is None else h.lock,
     )
 
 
 def tiled_pass(settings: Settings, seed: int) -> SamplingPass:
     """A tiled step; whatever it leaves open is as in hires."""
     h, t = hires_pass(settings, seed), settings.tiled
+    denoise = h.denoise if t.denoise is None else t.denoise
+    lock = settings.hires.lock if t.lock is None else t.lock
     latent = h.upscaler.lower().startswith("latent")
     return SamplingPass(
         prompt=_joined(h.prompt if t.prompt is None else t.prompt, t.prompt_add),
@@ -241,9 +256,15 @@ def tiled_pass(settings: Settings, seed: int) -> SamplingPass:
         cfg=h.cfg if t.cfg is None else t.cfg,
         sampler=t.sampler or h.sampler,
         scheduler=t.scheduler or h.scheduler,
-        denoise=h.denoise if t.denoise is None else t.denoise,
+        denoise=denoise,
         upscaler=t.upscaler or ("Lanczos" if latent else h.upscaler),
+        lock=default_lock(denoise) if lock is None else lock,
     )
+
+
+def default_lock(denoise: float) -> float:
+    """Full while a pass refines; none where it repaints, and people expect new colours (A1111's latent upscalers at 0.7)."""
+    return min(1.0, max(0.0, (0.75 - denoise) / 0.25))
 
 
 def _joined(prompt: str, addition: str) -> str:

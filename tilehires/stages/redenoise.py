@@ -21,7 +21,8 @@ from tilehires.geometry import Box, Size
 from tilehires.progress import Counted
 from tilehires.stages import Source, StageResult, Tools
 from tilehires.stages.route import Step
-from tilehires.tiling import vae
+from tilehires.stages.tones import tones
+from tilehires.tiling import lock, vae
 from tilehires.tiling.engine import TiledDenoiser
 from tilehires.tiling.grid import TileGrid, elastic_grid
 from tilehires.upscalers.latent import LatentMode
@@ -75,7 +76,7 @@ def pass_settings(settings: Settings, step: Step, values: SamplingPass, checkpoi
 class PassStage:
     """One upscale with its second pass. With denoise 0 it only upscales, and needs no diffusion model."""
 
-    version = 1
+    version = 2
     makes_pixels = True
 
     def __init__(self, name: str, settings: PassSettings, checkpoint: Checkpoint) -> None:
@@ -113,6 +114,7 @@ class PassStage:
         else:
             fallback, calls = self._upscaled(image.pixels, upscaler, tools)
             latents = self._encode(padded(fallback, canvas), model, tools)
+        wanted = tones(image.pixels if fallback is None else fallback, s.size) if values.lock else None
         grid, steps = self.grid(model.vae_factor), self.steps
         with tools.bay.on_device(*model.text_encoders):
             condition = prompts.encode(
@@ -141,6 +143,8 @@ class PassStage:
             )
         pixels = self._decode(made.latents, canvas, model, tools)[: s.size.height, : s.size.width]
         pixels, findings = mended(pixels, fallback)
+        if wanted is not None:
+            lock.lock(pixels, wanted, values.lock)
         x, y = s.crop.x0, s.crop.y0
         boxes = [tile.box.shift(-x, -y).clip(s.crop.size) for tile in grid.scaled(model.vae_factor).tiles]
         facts = {
@@ -152,6 +156,7 @@ class PassStage:
             "steps_run": made.steps.run,
             "tile": [grid.tile.width * model.vae_factor, grid.tile.height * model.vae_factor],
             "work": round(grid.work, 4),
+            "lock": round(values.lock, 4),
             "tiles": [box.as_list() for box in boxes if box.width and box.height],
             "degradations": [],
         }
