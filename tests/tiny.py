@@ -38,15 +38,18 @@ _tokenizer = cache(clip_tokenizer)
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
-def sd15(seed: int = 0, *, sample_size: int = 8) -> StableDiffusionPipeline:
-    """A tiny SD 1.5 pipeline: VAE ×8 with 4 latent channels, CLIP's real vocabulary; native size 64 px."""
+def sd15(seed: int = 0, *, sample_size: int = 8, channels: int = 4) -> StableDiffusionPipeline:
+    """A tiny SD 1.5 pipeline: VAE ×8 with 4 latent channels, CLIP's real vocabulary; native size 64 px.
+
+    `channels` that the UNet takes: 9 for an inpainting model.
+    """
     torch.manual_seed(seed)
     return _resting(
         _sd_pipeline(
             vae=_vae(0.18215),
             text_encoder=CLIPTextModel(_text_config(hidden=32, layers=3)),
             tokenizer=_tokenizer(),
-            unet=_unet_sd(sample_size, heads=8, linear=False),
+            unet=_unet_sd(sample_size, heads=8, linear=False, channels=channels),
             scheduler=DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
             safety_checker=None,
             feature_extractor=None,
@@ -74,7 +77,7 @@ def sd2(seed: int = 0, *, sample_size: int = 12) -> StableDiffusionPipeline:
     )
 
 
-def sdxl(seed: int = 0, *, sample_size: int = 16) -> StableDiffusionXLPipeline:
+def sdxl(seed: int = 0, *, sample_size: int = 16, channels: int = 4) -> StableDiffusionXLPipeline:
     """A tiny SDXL pipeline: two text encoders of different width, time ids; native size 128 px."""
     torch.manual_seed(seed)
     widths = (32, 64, 64)
@@ -82,6 +85,7 @@ def sdxl(seed: int = 0, *, sample_size: int = 16) -> StableDiffusionXLPipeline:
     second = _text_config(hidden=48, layers=11, act="gelu")
     unet = _unet(
         sample_size=sample_size,
+        in_channels=channels,
         block_out_channels=widths,
         layers_per_block=2,
         cross_attention_dim=32 + 48,
@@ -152,9 +156,12 @@ def _vae(scaling: float) -> AutoencoderKL:
     )
 
 
-def _unet_sd(sample_size: int, *, heads: int | tuple[int, ...], linear: bool) -> UNet2DConditionModel:
+def _unet_sd(
+    sample_size: int, *, heads: int | tuple[int, ...], linear: bool, channels: int = 4
+) -> UNet2DConditionModel:
     return _unet(
         sample_size=sample_size,
+        in_channels=channels,
         block_out_channels=(32, 64, 64, 64),
         layers_per_block=2,
         cross_attention_dim=32,

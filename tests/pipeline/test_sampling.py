@@ -278,6 +278,36 @@ def test_a_box_of_cells_is_scaled_by_the_vaes_own_factor() -> None:
     assert Box(0, 0, 8, 6).scale(model.vae_factor) == Box.of(SIZE)
 
 
+def test_the_conditioning_may_change_from_step_to_step() -> None:
+    pipe, heard, asked = tiny.sd15(), [], []
+    model = tiny.parts(pipe)
+    pipe.unet.register_forward_pre_hook(
+        lambda _, __, kwargs: heard.append(kwargs["encoder_hidden_states"][0]), with_kwargs=True
+    )
+    conditions = [prompts.encode(model, f"prompt {i}", guided=False) for i in range(3)]
+    told: list[tuple[int, int, torch.Tensor]] = []
+
+    def at(step: int) -> prompts.Conditioning:
+        asked.append(step)
+        return conditions[step]
+
+    made = sampling.sample(
+        model,
+        at,
+        some_latents(),
+        scheduler=samplers.make("Heun", "Uniform", pipe.scheduler.config),
+        steps=Steps(5, 2),
+        cfg=1.0,
+        noise=CanvasNoise(1, "hires"),
+        size=SIZE,
+        on_step=lambda done, total, x: told.append((done, total, x)),
+    )
+    assert asked[1:] == [0, 0, 1, 1, 2], "a second-order sampler calls the model twice a step, but for the last"
+    assert all(torch.equal(got, conditions[step].embeds[0]) for got, step in zip(heard, asked[1:], strict=True))
+    assert [(done, total) for done, total, _ in told] == [(number, 5) for number in range(1, 6)]
+    assert torch.equal(told[-1][2], made.latents)
+
+
 def test_a_canvas_of_several_tiles_stays_in_host_memory() -> None:
     cells = Size(32, 16)
     cut = TiledDenoiser(elastic_grid(cells, tile_max=16, overlap=4, multiple=8))

@@ -1,24 +1,28 @@
-"""Our sampling loop: encode, re-noise, denoise (in tiles), guide, step. Bit-identical to diffusers' text-to-image and img2img
-pipelines of Stable Diffusion 1.x/2.x and XL when it runs the same steps from the same noise (tests/pipeline/test_sampling.py).
+"""Our sampling loop: encode, re-noise, denoise (in tiles), guide, step. Bit-identical to diffusers' text-to-image, img2img
+and inpaint pipelines of Stable Diffusion 1.x/2.x and XL when it runs the same steps from the same noise
+(tests/pipeline/test_sampling.py, test_inpaint.py).
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from tilehires.diffusion.components import Diffusion
+from tilehires.diffusion.inpaint import Inpaint, latent_channels, sees_mask
 from tilehires.diffusion.noise import NoiseSource
+from tilehires.diffusion.predictor import Predictor, TileConditioning, TimeIds
 from tilehires.diffusion.prompts import Conditioning
-from tilehires.geometry import Box, Size
+from tilehires.geometry import Size
 from tilehires.progress import Progress
-from tilehires.tiling.engine import TiledDenoiser, expand
+from tilehires.tiling.engine import TiledDenoiser
 
-TimeIds = Literal["tile", "global", "crop"]
+OnStep = Callable[[int, int, torch.Tensor], None]
+"""(model calls done, model calls in all, the latents B×C×h×w, which it must not change)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ def exact_steps(steps: int, denoise: float, levels: int = 1000) -> Steps:
 
 def sample(
     model: Diffusion,
-    conditioning: Conditioning,
+    conditioning: Conditioning | Callable[[int], Conditioning],
     latents: torch.Tensor | None,
     *,
     scheduler: Any,
@@ -65,6 +69,9 @@ def sample(
     size: Size,
     denoiser: TiledDenoiser | None = None,
     time_ids: TimeIds = "tile",
+    inpaint: Inpaint | None = None,
+    tile_conditioning: TileConditioning | None = None,
+    on_step: OnStep | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     name: str = "sampling",
@@ -75,14 +82,19 @@ def sample(
     they are. `scheduler`: a fresh one from samplers.make. `denoiser`: cuts the canvas into tiles; None: in one piece.
     `cfg` > 1 guides, which needs a conditioning made with guidance. The UNet must be on `device`. A canvas of several
     tiles, and the scheduler's history of it, stay in host memory: what is on the device is bounded by the tile.
+
+    `conditioning` may be a function of the step, 0 … steps.run − 1 (a second-order sampler calls the model twice in one);
+    `tile_conditioning` gives single tiles their own. Every conditioning of a pass has one batch, and all or none guide.
+    `inpaint`: repaint a part only. `on_step` is told after each model call.
     `progress` is begun under `name`, advanced once a model call, and may raise Interrupted.
     """
-    dtype = model.unet.dtype
-    factor = model.vae_factor
+    heard = conditioning if callable(conditioning) else lambda step: conditioning
     home = canvas_home(denoiser, device)
-    shape = (conditioning.batch, model.unet.config["in_channels"], size.height // factor, size.width // factor)
+    factor, order = model.vae_factor, getattr(scheduler, "order", 1)
+    shape = (heard(0).batch, latent_channels(model), size.height // factor, size.width // factor)
+    if sees_mask(model) and inpaint is None:
+        raise ValueError("this UNet was made for inpainting: it needs an Inpaint")
     _lay_out(scheduler, steps.total, home)
-    order = getattr(scheduler, "order", 1)
     timesteps = scheduler.timesteps[steps.start * order :]
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(steps.start * order)
@@ -91,16 +103,23 @@ def sample(
         x = drawn * scheduler.init_noise_sigma
     else:
         x = scheduler.add_noise(latents.to(home, torch.float32), drawn, timesteps[:1].repeat(latents.shape[0]))
+    beside = inpaint.channels.to(home) if inpaint and sees_mask(model) else None
+    blended = inpaint if beside is None else None
+    predict = Predictor(model, cfg, size, denoiser, time_ids, torch.device(device), beside, tile_conditioning)
     extra = set(inspect.signature(scheduler.step).parameters)
-    predict = _Predictor(model, conditioning, cfg, size, denoiser, time_ids, torch.device(device), dtype)
     if progress:
         progress.begin(name, len(timesteps))
     for number, t in enumerate(timesteps):
-        answer = predict(scheduler.scale_model_input(x, t), t)
+        step = min(number // order, steps.run - 1)
+        answer = predict(scheduler.scale_model_input(x, t), t, heard(step), step)
         arguments: dict[str, Any] = {"eta": 0.0} if "eta" in extra else {}
         if "generator" in extra:
             arguments["generator"] = noise.generator(steps.start * order + number)
         x = scheduler.step(answer, t, x, **arguments, return_dict=False)[0]
+        if blended:
+            x = blended.kept(x, scheduler, drawn, timesteps[number + 1 : number + 2])
+        if on_step:
+            on_step(number + 1, len(timesteps), x)
         if progress:
             progress.advance()
     return Sample(x.float().cpu(), steps)
@@ -119,61 +138,3 @@ def _lay_out(scheduler: Any, total: int, device: torch.device | str) -> None:
         scheduler.set_timesteps(total, device=device, original_inference_steps=total)
     else:
         scheduler.set_timesteps(total, device=device)
-
-
-@dataclass(frozen=True)
-class _Predictor:
-    """The guided model output for a canvas."""
-
-    model: Diffusion
-    conditioning: Conditioning
-    cfg: float
-    size: Size
-    denoiser: TiledDenoiser | None
-    time_ids: TimeIds
-    device: torch.device
-    dtype: torch.dtype
-
-    @torch.no_grad()
-    def __call__(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        guided = self.conditioning.guided
-        inputs = torch.cat([x] * 2) if guided else x
-        whole = (Box.of(Size(x.shape[-1], x.shape[-2])),)
-
-        def call(tiles: torch.Tensor, boxes: Sequence[Box]) -> torch.Tensor:
-            return self._call(tiles, t, boxes, inputs.shape[0]).float()
-
-        answer = self.denoiser(inputs, call) if self.denoiser else call(inputs, whole)
-        if not guided:
-            return answer
-        unconditional, conditional = answer.chunk(2)
-        return unconditional + self.cfg * (conditional - unconditional)
-
-    def _call(self, tiles: torch.Tensor, t: torch.Tensor, boxes: Sequence[Box], batch: int) -> torch.Tensor:
-        condition = self.conditioning
-        added = None
-        if condition.pooled is not None:
-            ids = torch.tensor([self._ids(box) for box in boxes], dtype=self.dtype, device=self.device)
-            added = {
-                "text_embeds": expand(condition.pooled.to(self.device, self.dtype), batch, len(boxes)),
-                "time_ids": ids.repeat(batch, 1),
-            }
-        embeds = expand(condition.embeds.to(self.device, self.dtype), batch, len(boxes))
-        unet: Callable[..., Any] = self.model.unet
-        return unet(
-            tiles.to(self.device, self.dtype),
-            t,
-            encoder_hidden_states=embeds,
-            added_cond_kwargs=added,
-            return_dict=False,
-        )[0]
-
-    def _ids(self, box: Box) -> tuple[int, ...]:
-        """SDXL's original size, crop corner and target size, each as (height, width) in pixels."""
-        box = box.scale(self.model.vae_factor)
-        canvas = (self.size.height, self.size.width)
-        if self.time_ids == "global":
-            return (*canvas, 0, 0, *canvas)
-        if self.time_ids == "crop":
-            return (*canvas, box.y0, box.x0, box.height, box.width)
-        return (box.height, box.width, 0, 0, box.height, box.width)

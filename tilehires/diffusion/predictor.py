@@ -1,0 +1,108 @@
+"""The guided model output for a canvas: one call of the UNet, or one per batch of tiles, each with its own conditions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from tilehires.diffusion.components import Diffusion
+from tilehires.diffusion.prompts import Conditioning
+from tilehires.geometry import Box, Size
+from tilehires.tiling.engine import TiledDenoiser, expand
+
+TimeIds = Literal["tile", "global", "crop"]
+TileConditioning = Callable[[int, Box], Conditioning]
+"""(step of the pass, a tile's box in cells) → what that tile listens to. Asked once a tile and step: keep what it encodes."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Calls the UNet, on `device`, in its own dtype. Answers are float32, where the canvas is."""
+
+    model: Diffusion
+    cfg: float
+    size: Size
+    denoiser: TiledDenoiser | None
+    time_ids: TimeIds
+    device: torch.device
+    beside: torch.Tensor | None = None
+    """B×C'×h×w: channels an inpainting UNet takes beside the latents (Inpaint.channels)."""
+    tile_conditioning: TileConditioning | None = None
+    _placed: dict[int, tuple[Conditioning, Conditioning]] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, condition: Conditioning, step: int) -> torch.Tensor:
+        """B×C×h×w: the answer at timestep `t` for latents scaled for the model. `step`: of the pass, for tile_conditioning."""
+        if self.beside is not None:
+            x = torch.cat([x, self.beside.to(x).expand(x.shape[0], -1, -1, -1)], dim=1)
+        inputs = torch.cat([x] * 2) if condition.guided else x
+        whole = (Box.of(Size(x.shape[-1], x.shape[-2])),)
+
+        def call(tiles: torch.Tensor, boxes: Sequence[Box]) -> torch.Tensor:
+            heard = [self._heard(condition, step, box) for box in boxes]
+            return self._call(tiles, t, boxes, heard).float()
+
+        answer = self.denoiser(inputs, call) if self.denoiser else call(inputs, whole)
+        if not condition.guided:
+            return answer
+        unconditional, conditional = answer.chunk(2)
+        return unconditional + self.cfg * (conditional - unconditional)
+
+    def _call(
+        self, tiles: torch.Tensor, t: torch.Tensor, boxes: Sequence[Box], heard: Sequence[Conditioning]
+    ) -> torch.Tensor:
+        dtype, entries = self.model.unet.dtype, len(tiles) // len(boxes)
+        added = None
+        pooled = [one.pooled for one in heard if one.pooled is not None]
+        if pooled:
+            ids = torch.tensor([self._ids(box) for box in boxes], dtype=dtype, device=self.device)
+            added = {"text_embeds": beside_each_other(pooled), "time_ids": ids.repeat(entries, 1)}
+        embeds = beside_each_other(_equally_long([one.embeds for one in heard]))
+        unet: Callable[..., Any] = self.model.unet
+        return unet(
+            tiles.to(self.device, dtype), t, encoder_hidden_states=embeds, added_cond_kwargs=added, return_dict=False
+        )[0]
+
+    def _heard(self, condition: Conditioning, step: int, box: Box) -> Conditioning:
+        """What a tile listens to, on the device."""
+        own = self.tile_conditioning(step, box) if self.tile_conditioning else condition
+        if own.guided != condition.guided or own.batch != condition.batch:
+            raise ValueError("a tile's conditioning must have the batch and the guidance of the pass's")
+        # The original is kept beside its copy, so that its id stays its own.
+        if id(own) not in self._placed:
+            if len(self._placed) > 256:
+                self._placed.clear()
+            dtype = self.model.unet.dtype
+            pooled = None if own.pooled is None else own.pooled.to(self.device, dtype)
+            self._placed[id(own)] = own, Conditioning(own.embeds.to(self.device, dtype), pooled, own.guided)
+        return self._placed[id(own)][1]
+
+    def _ids(self, box: Box) -> tuple[int, ...]:
+        """SDXL's original size, crop corner and target size, each as (height, width) in pixels."""
+        box = box.scale(self.model.vae_factor)
+        canvas = (self.size.height, self.size.width)
+        if self.time_ids == "global":
+            return (*canvas, 0, 0, *canvas)
+        if self.time_ids == "crop":
+            return (*canvas, box.y0, box.x0, box.height, box.width)
+        return (box.height, box.width, 0, 0, box.height, box.width)
+
+
+def beside_each_other(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """One value of n×… for each tile as (n·tiles)×…, batch-major, as the engine stacks tiles."""
+    if all(value is values[0] for value in values):
+        return expand(values[0], values[0].shape[0], len(values))
+    return torch.stack(list(values), 1).flatten(0, 1)
+
+
+def _equally_long(values: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    """n×tokens×width, repeated along the tokens to one length: attention over repeated tokens is attention over them once."""
+    lengths = {value.shape[1] for value in values}
+    if len(lengths) == 1:
+        return values
+    longest = math.lcm(*lengths)
+    return [value.repeat(1, longest // value.shape[1], 1) for value in values]
