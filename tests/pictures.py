@@ -47,3 +47,11 @@ def camera_exif(order: str = "<", orientation: int = 1) -> bytes:
     data = block.dump()
     assert data is not None
     return data
+
+
+def draw_png(bits: int, width: int = 12, height: int = 8) -> bytes:
+    """A colour PNG of 8 or 16 bits per channel as another program writes it: nothing before its pixels but the header."""
+    import cv2
+
+    samples = RNG.integers(0, 2**bits, (height, width, 3), dtype=np.uint16 if bits == 16 else np.uint8)
+    return cv2.imencode(".png", samples)[1].tobytes()

@@ -28,8 +28,8 @@ A setting is `section.key`, in a TOML file `[section]` and `key = value`. The fi
 1. a flag of the command line; any setting has one: `--set section.key=value`
 2. a sidecar beside the image: `photo.toml` (any setting) or `photo.txt` (the prompt)
 3. the preset named with `-c`
-4. the image's own metadata: prompt, negative prompt and seed always; steps, CFG, sampler, schedule and clip skip when
-   the image's model family is the checkpoint's, or unknown
+4. the image's own [metadata](metadata.md): prompt, negative prompt and seed always; steps, CFG, sampler, schedule,
+   clip skip and LoRAs when the image's model family is the checkpoint's, or unknown
 5. the preset `default`. What it tunes for the built-in model (steps, CFG, sampler, denoise, tiles) steps aside for a
    checkpoint of yours: then the values of that model family's preset, `sd15` or `sdxl`, stand here
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -190,3 +191,22 @@ def test_settings_come_back_from_every_container(tmp_path: Path, format: FileFor
     for got in (probe(tmp_path / "a").texts, read(tmp_path / "a").texts):
         assert metadata.from_texts(got) == metadata.from_texts(texts)
         assert json.loads(got["tilehires"]) == json.loads(texts["tilehires"])
+
+
+# A1111's own rule for the last line, stated in the specification.
+THEIRS = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+
+
+@pytest.mark.parametrize("before", [{}, {"parameters": CIVITAI}], ids=["ours", "civitai"])
+def test_what_is_written_reads_back_in_a1111s_own_grammar(before: dict[str, str]) -> None:
+    odd = {"prompt": 'say: "x, y", again', "negative_prompt": "two\nlines", "cfg": 3.0, "sampler": "Euler a"}
+    settings = Settings.model_validate({"generate": odd, "hires": {"prompt": 'a "quoted", thing: 1'}})
+    text = metadata.texts_for(before, settings, 77, size=Size(64, 48))["parameters"]
+    *prompts, last = text.split("\n")
+    pairs = dict(THEIRS.findall(last))
+    unquoted = {key: json.loads(value) if value.startswith('"') else value for key, value in pairs.items()}
+    assert unquoted == parse(text).fields, "A1111 reads other keys or values than we wrote"
+    assert unquoted["Hires prompt"] == 'a "quoted", thing: 1'
+    assert sum(line.startswith("Negative prompt: ") for line in prompts) == 1
+    if before:
+        assert unquoted["Lora hashes"] == "detail: 1a2b, other: 3c4d"

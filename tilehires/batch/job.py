@@ -49,7 +49,15 @@ def prepare(found: Found, config: Config, checkpoint: Checkpoint, hashes: HashMe
     """Read the header and sidecars of an image and plan its way with the run's checkpoint. Raises ImageError."""
     limits = config.settings.run
     header = probe(found.path, max_pixels=limits.max_pixels)
-    mine = config.for_image(metadata.from_texts(header.texts), found.sidecars, can_sample=samplers.can_run)
+    said = metadata.read(header.texts) or metadata.Metadata()
+    mine = config.for_image(
+        said.settings(),
+        found.sidecars,
+        image_family=said.family,
+        can_sample=samplers.can_run,
+        source=said.source,
+        notes=said.notes,
+    )
     settings = mine.settings
     _refuse_run_wide(mine, config)
     way = route(header.size, settings.hires, max_pixels=settings.run.max_pixels)

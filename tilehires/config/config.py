@@ -42,8 +42,8 @@ _SAME_FAMILY = {
 class Config:
     """Frozen settings, each with its origin.
 
-    `origins`: "section.key" → "flag --scale", "sidecar photo.toml", "preset sd15", "image metadata", "family sdxl",
-    "preset default" or "default". `family`: the checkpoint's, "" while unknown.
+    `origins`: "section.key" → "flag --scale", "sidecar photo.toml", "preset sd15", "metadata (ComfyUI)",
+    "family sdxl", "preset default" or "default". `family`: the checkpoint's, "" while unknown.
     Precedence: flags › sidecar › preset named with -c › image metadata › default preset › what suits the model family.
     `notes` says what of an image's metadata was left out, and why.
     """
@@ -81,12 +81,15 @@ class Config:
         *,
         image_family: str | None = None,
         can_sample: Callable[[str, str], bool] | None = None,
+        source: str = "",
+        notes: Sequence[str] = (),
     ) -> Config:
         """The settings of one image: with its metadata and the files beside it.
 
-        `metadata`: prompt, negative_prompt, seed, steps, cfg, sampler, scheduler, clip_skip, model; None or absent is
-        unknown. All but the first three count only when the image's family is the checkpoint's or unknown
-        (`image_family` None). `can_sample(sampler, scheduler)` says whether a pair named by metadata can be run; one
+        `metadata`: prompt, negative_prompt, seed, steps, cfg, sampler, scheduler, clip_skip, model, loras (tags that are
+        put behind its prompt); None or absent is unknown. All but the first three count only when the image's family is
+        the checkpoint's or unknown (`image_family` None). `source` is the tool that wrote it, named in the origins;
+        `notes` are kept. `can_sample(sampler, scheduler)` says whether a pair named by metadata can be run; one
         that can't is left out with a note. Raises ImageError when a sidecar is wrong: that image fails, not the batch.
         """
         config = self
@@ -96,7 +99,10 @@ class Config:
                 config = replace(config, layers=(*config.layers, read_sidecar(path)))
         except ConfigError as error:
             raise ImageError(error.message, hint=error.hint) from error
-        return config._with_metadata(metadata or {}, image_family, can_sample)
+        origin = f"metadata ({source})" if source else "image metadata"
+        return replace(config, notes=(*config.notes, *notes))._with_metadata(
+            metadata or {}, image_family, can_sample, origin
+        )
 
     def require_checkpoint(self) -> str:
         """The checkpoint. Raises MissingError (exit 5) where a preset leaves it to the user, who named none."""
@@ -126,16 +132,24 @@ class Config:
         return next((model["checkpoint"] for model in reversed(models) if "checkpoint" in model), BUILTIN)
 
     def _with_metadata(
-        self, metadata: Mapping[str, Any], image_family: str | None, can_sample: Callable[[str, str], bool] | None
+        self,
+        metadata: Mapping[str, Any],
+        image_family: str | None,
+        can_sample: Callable[[str, str], bool] | None,
+        origin: str,
     ) -> Config:
         values: dict[str, dict[str, Any]] = {}
         notes: list[str] = []
         wanted = dict(_ALWAYS)
         if self._same_family(metadata, image_family):
             wanted |= _SAME_FAMILY
-        elif any(metadata.get(name) is not None for name in _SAME_FAMILY):
+            if metadata.get("prompt") is not None and metadata.get("loras"):
+                metadata = {**metadata, "prompt": f"{metadata['prompt']} {metadata['loras']}".strip()}
+        elif any(metadata.get(name) is not None for name in (*_SAME_FAMILY, "loras")):
             model = metadata.get("model") or "a model of another family"
-            notes.append(f"Made with {str(model)[:80]}: its steps, CFG and sampler are left out with this checkpoint.")
+            notes.append(
+                f"Made with {str(model)[:80]}: its steps, CFG, sampler and LoRAs are left out with this checkpoint."
+            )
         for name, (section, key) in wanted.items():
             value = metadata.get(name)
             if value is None:
@@ -146,16 +160,14 @@ class Config:
                 notes.append(f"Its metadata's {name} {str(value)[:40]!r} is out of range and was left out.")
                 continue
             values.setdefault(section, {})[key] = value
-        config = replace(
-            self, layers=(*self.layers, Layer(Rank.METADATA, "image metadata", values)), notes=(*self.notes, *notes)
-        )
+        config = replace(self, layers=(*self.layers, Layer(Rank.METADATA, origin, values)), notes=(*self.notes, *notes))
         generate = config.settings.generate
-        from_image = {k for k in ("sampler", "scheduler") if config.origins[f"generate.{k}"] == "image metadata"}
+        from_image = {k for k in ("sampler", "scheduler") if config.origins[f"generate.{k}"] == origin}
         if not from_image or can_sample is None or can_sample(generate.sampler, generate.scheduler):
             return config
         kept = {**values, "generate": {k: v for k, v in values["generate"].items() if k not in from_image}}
         note = f"Its metadata's sampler, {generate.sampler} ({generate.scheduler}), can't be run here and was left out."
-        layers = (*self.layers, Layer(Rank.METADATA, "image metadata", kept))
+        layers = (*self.layers, Layer(Rank.METADATA, origin, kept))
         return replace(self, layers=layers, notes=(*config.notes, note))
 
     def _same_family(self, metadata: Mapping[str, Any], image_family: str | None) -> bool:

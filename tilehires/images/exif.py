@@ -6,6 +6,7 @@ for what was done to an image; a comment that was in UserComment before moves th
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import re
@@ -35,7 +36,12 @@ _EXIF_IFD, _GPS_IFD, _INTEROP_IFD = 0x8769, 0x8825, 0xA005
 _MAKER_NOTE, _USER_COMMENT, _IMAGE_HISTORY = 0x927C, 0x9286, 0x9213
 _WIDTH, _HEIGHT = 0xA002, 0xA003
 _POINTERS = (_EXIF_IFD, _GPS_IFD, _INTEROP_IFD)
-_GENERATED = re.compile(r"(^|\n)Negative prompt:|(^|[\n,])\s*Steps:\s*\d+", re.IGNORECASE)
+_GENERATED = re.compile(r"(^|\n)Negative prompt:|(^|[\n,])\s{0,8}Steps:\s{0,8}\d", re.IGNORECASE)
+_GENERATED_JSON = ('"sui_image_params"', '"guidance_scale"', '"cfg_scale"', '"class_type"', '"Comment"')
+_GRAPH = re.compile(r"(prompt|workflow):(?=\s{0,8}\{)")  # ComfyUI's WebP: in tags meant for the camera's maker
+_LARGEST_HISTORY = 8 << 20
+_XMP_COMMENTS = (b"exif:UserComment", b"dc:description")
+_XMP_ITEM = re.compile(rb"<rdf:li\b[^<>]{0,200}>([^<>]*)</rdf:li>")
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)([1-8])")
 
 # Tags of a TIFF file's directory that describe the picture; all others there say how its bytes lie in that file.
@@ -139,9 +145,40 @@ def exif_texts(block: bytes) -> dict[str, str]:
         return {}
     texts = _history(found)
     for candidate in (_comment(found), text(found.main, _IMAGE_DESCRIPTION)):
-        if _GENERATED.search(candidate):
+        if _is_generated(candidate):
             texts.setdefault("parameters", candidate)
+    for _, keyword, graph in _graphs(found):
+        texts.setdefault(keyword, graph)
     return texts
+
+
+def xmp_parameters(xmp: bytes) -> str:
+    """A generator's text in an XMP packet, as UserComment or description; "" if there is none."""
+    for name in _XMP_COMMENTS:
+        start = xmp.find(b"<" + name)
+        end = xmp.find(b"</" + name, start, start + _LARGEST_HISTORY) if start >= 0 else -1
+        item = _XMP_ITEM.search(xmp, start, end) if end >= 0 else None
+        said = html.unescape(item[1].decode("utf-8", "replace")).strip() if item else ""
+        if _is_generated(said):
+            return said
+    return ""
+
+
+def _is_generated(said: str) -> bool:
+    """Whether a comment is a generator's, and no photographer's."""
+    if said[:64].lstrip().startswith("{"):
+        return any(key in said for key in _GENERATED_JSON)
+    return bool(_GENERATED.search(said))
+
+
+def _graphs(found: Exif) -> list[tuple[int, str, str]]:
+    """(tag, keyword, text) of what ComfyUI put into tags of the main directory: "prompt:{…}"."""
+    graphs = []
+    for tag, value in found.main.items():
+        said = text(found.main, tag) if value.type == ASCII else ""
+        if match := _GRAPH.match(said):
+            graphs.append((tag, match[1], said[match.end() :]))
+    return graphs
 
 
 def exif_with_texts(
@@ -197,13 +234,16 @@ def _cleaned(block: bytes | None, size: Size) -> Exif:
     """Upright, stating the new size where the old one was stated, without a generator's texts of the input."""
     found = (parse_exif(block) if block else None) or Exif()
     found.main.pop(_ORIENTATION, None)
-    if _GENERATED.search(text(found.main, _IMAGE_DESCRIPTION)):
+    if _is_generated(text(found.main, _IMAGE_DESCRIPTION)):
         del found.main[_IMAGE_DESCRIPTION]
+    for tag, _, _ in _graphs(found):
+        del found.main[tag]
     for tag, value in ((_WIDTH, size.width), (_HEIGHT, size.height)):
         if tag in found.exif:
             found.exif[tag] = integers(found.order, value)
-    if _GENERATED.search(_comment(found)):
-        del found.exif[_USER_COMMENT]
+    if _is_generated(_comment(found)):
+        found.exif.pop(_USER_COMMENT, None)
+        found.main.pop(_USER_COMMENT, None)
     if _history(found):
         del found.exif[_IMAGE_HISTORY]
     return found
@@ -212,7 +252,7 @@ def _cleaned(block: bytes | None, size: Size) -> Exif:
 def _history(found: Exif) -> dict[str, str]:
     """The texts in ImageHistory; empty if somebody else wrote something else there."""
     written = text(found.exif, _IMAGE_HISTORY)
-    if not written.startswith("{"):
+    if not written.startswith("{") or len(written) > _LARGEST_HISTORY:
         return {}
     try:
         loaded = json.loads(written)
@@ -223,13 +263,15 @@ def _history(found: Exif) -> dict[str, str]:
 
 def _comment(found: Exif) -> str:
     """UserComment as text; its first 8 bytes name the character code (EXIF 2.32, 4.6.5)."""
-    value = found.exif.get(_USER_COMMENT)
+    value = found.exif.get(_USER_COMMENT) or found.main.get(_USER_COMMENT)  # Fooocus puts it into the main directory
     if value is None:
         return ""
     code, data = value.data[:8], value.data[8:]
     if code.startswith(b"UNICODE"):
         return data.decode(_utf16_order(data), "replace").strip("\0 \ufeff")
-    if not code.startswith((b"ASCII", b"JIS", bytes(4))):
+    if code.startswith(b"JIS\0"):
+        return data.decode("iso2022_jp", "replace").strip("\0 ")
+    if not code.startswith((b"ASCII\0", bytes(4))):
         data = value.data  # some writers leave the code out
     return data.decode("utf-8", "replace").strip("\0 ")
 

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,10 @@ from tilehires.images.exif import (
     upright_exif,
     upright_xmp,
     xmp_orientation,
+    xmp_parameters,
 )
 from tilehires.images.picture import MAX_PIXELS, Picture, Probe
-from tilehires.images.png import MAX_TEXT, XMP_KEYWORD, bit_depth_and_colour
+from tilehires.images.png import MAX_TEXT, SIGNATURE, XMP_KEYWORD, bit_depth_and_colour, without_texts
 from tilehires.images.png import read_texts as read_png_texts
 
 # Formats whose decoders we let strangers' bytes into; Pillow knows some fifty more.
@@ -92,7 +93,7 @@ def probe(path: Path, *, max_pixels: int = MAX_PIXELS) -> Probe:
             bits=depth,
             grey=grey,
             alpha=_has_alpha(image),
-            texts=_texts(image, _exif(image)),
+            texts=_texts(path, image, _exif(image), []),
             frames=getattr(image, "n_frames", 1),
         )
 
@@ -114,7 +115,7 @@ def read(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
         block = upright_exif(raw_exif) if raw_exif else None
         if raw_exif and parse_exif(raw_exif) is None:
             notes.append(f"{path.name}: its EXIF is damaged and is left out")
-        texts = _texts(image, raw_exif)
+        texts = _texts(path, image, raw_exif, notes)
         dpi, iptc = _dpi(image), _iptc(image)
         image.load()  # the judge of whether the file is whole, for 16 bit too
         samples, icc = _samples(path, image, depth, notes)
@@ -145,7 +146,7 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     if path.stat().st_size == 0:
         raise ImageError(f"{path} is empty (0 bytes).", hint="Copy or export it again.")
     try:
-        with _our_limits(), Image.open(path, formats=_FORMATS) as image:
+        with _our_limits(), _source(path) as source, Image.open(source, formats=_FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError(
@@ -162,6 +163,16 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
             f"{path} is broken or cut off ({error}).",
             hint="Copy, download or export it again; half an image is not processed.",
         ) from error
+
+
+@contextmanager
+def _source(path: Path) -> Iterator[Path | IO[bytes]]:
+    """What Pillow is given: a PNG without its texts, which Pillow would unpack, and fail on, before the pixels."""
+    with path.open("rb") as file:
+        if file.read(len(SIGNATURE)) == SIGNATURE:
+            yield without_texts(file)
+            return
+    yield path
 
 
 _CONVERT = "Convert it to PNG, JPEG, WebP, TIFF or AVIF, or take it out of the folder."
@@ -237,7 +248,9 @@ def _colour16(path: Path, image: Image.Image) -> NDArray[Any]:
     import cv2
 
     try:
-        samples = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        with _source(path) as source:
+            data = np.fromfile(source, np.uint8) if isinstance(source, Path) else np.frombuffer(source.read(), np.uint8)
+        samples = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise ValueError(f"OpenCV: {error.err}") from error
     if samples is None or samples.dtype != np.uint16 or samples.shape[:2] != (image.height, image.width):
@@ -336,16 +349,19 @@ def _iptc(image: Image.Image) -> bytes | None:
     return records if isinstance(records, bytes) and records else None
 
 
-def _texts(image: Image.Image, block: bytes | None) -> dict[str, str]:
-    """Texts by PNG keyword, from chunks, from EXIF, or from a JPEG or GIF comment."""
+def _texts(path: Path, image: Image.Image, block: bytes | None, notes: list[str]) -> dict[str, str]:
+    """Texts by PNG keyword, from chunks, from EXIF, from XMP, or from a JPEG or GIF comment."""
     texts: dict[str, str] = {}
     if image.format == "PNG":
-        texts = read_png_texts(image.fp)  # type: ignore[arg-type]
+        with path.open("rb") as file:
+            texts = read_png_texts(file, notes)
         texts.pop(XMP_KEYWORD, None)
     elif isinstance(comment := image.info.get("comment"), bytes) and comment.strip(b"\0 "):
         texts["comment"] = comment.decode("utf-8", "replace").strip("\0")
     for keyword, text in (exif_texts(block) if block else {}).items():
         texts.setdefault(keyword, text)
+    if "parameters" not in texts and (packet := _xmp(image)) and (said := xmp_parameters(packet)):
+        texts["parameters"] = said
     return texts
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tilehires.metadata.a1111 import Infotext
-from tilehires.metadata.reading import Metadata, from_texts, read
+from tilehires.metadata.metadata import Metadata
+from tilehires.metadata.reading import from_texts, read
 from tilehires.metadata.writing import texts_for
 
 __all__ = ["Infotext", "Metadata", "from_texts", "read", "texts_for"]

@@ -17,6 +17,9 @@ from tilehires.geometry import Size
 from tilehires.metadata.a1111 import LARGEST, Infotext
 from tilehires.metadata.a1111 import format as format_infotext
 from tilehires.metadata.a1111 import parse as parse_infotext
+from tilehires.metadata.reading import read
+from tilehires.metadata.values import words
+from tilehires.metadata.webui import infotext_in
 
 OURS = "tilehires"
 _SECTIONS = {"model", "generate", "hires", "tiled", "check"}  # what shapes the picture, not how a run is organised
@@ -48,12 +51,11 @@ def texts_for(
     """The output's texts by PNG keyword: the input's own, with "parameters" brought up to date and "tilehires" added.
 
     `seed` is the image's resolved one, `size` the input's, `origins` says where each setting came from, `models` maps
-    model names to their sha256. Of an image that has an infotext, prompt and first-pass values stay as they are; what
-    the hires pass did otherwise is said by A1111's "Hires …" keys.
+    model names to their sha256. Of an image that says how it was made, prompt and first-pass values stay as they
+    are, in A1111's words where another tool wrote them; what the hires pass did otherwise is said by A1111's "Hires …" keys.
     """
     before = texts.get("parameters", "")
-    known = bool(before.strip()) and len(before) <= LARGEST and not before.lstrip().startswith("{")
-    infotext = parse_infotext(before) if known else _first_pass(settings, seed, size)
+    infotext = _said(texts) or _first_pass(settings, seed, size)
     hires = hires_pass(settings, seed)
     ours: dict[str, Any] = {
         "version": __version__,
@@ -74,6 +76,31 @@ def texts_for(
         "parameters": format_infotext(_with_hires(infotext, settings, hires)),
         OURS: json.dumps(ours, ensure_ascii=False),
     }
+
+
+def _said(texts: Mapping[str, str]) -> Infotext | None:
+    """The infotext of the image: its own, whole, or what another tool says, in A1111's words. None where none is."""
+    own = infotext_in(texts)
+    if own is not None and len(own) <= LARGEST:
+        return parse_infotext(words(own) or "")
+    found = read(texts)
+    if found is None or not found.source:
+        return None
+    fields = {
+        "Steps": found.steps,
+        "Sampler": found.sampler,
+        "Schedule type": found.scheduler,
+        "CFG scale": None if found.cfg is None else _plain(found.cfg),
+        "Seed": found.seed,
+        "Size": found.size,
+        "Model hash": found.model_hash,
+        "Model": found.model,
+        "Clip skip": found.clip_skip,
+    }
+    prompt = " ".join(part for part in (found.prompt, found.settings().get("loras")) if part)
+    return Infotext(
+        prompt, found.negative_prompt or "", {key: str(said) for key, said in fields.items() if said is not None}
+    )
 
 
 def _first_pass(settings: Settings, seed: int, size: Size | None) -> Infotext:
