@@ -111,8 +111,9 @@ def _compute(
         start = last
     entries: list[Entry] = [entry for entry in cached[:start] if entry]
     spendings = [Spent()] * start
-    source = Source(picture.pixels)
     for stage, key in zip(job.stages[start:], keys[start:], strict=True):
+        names = [earlier.name for earlier in job.stages]
+        source = Source(picture.pixels, dict(zip(names, (entry.facts for entry in entries), strict=False)))
         meter = Meter(context.tools.bay.device)
         made = stage.run(image, source, context.tools)
         image = store.put(key, stage, made, context.environment)

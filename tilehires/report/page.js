@@ -34,7 +34,7 @@ function badge(image) {
   if (image.status === "failed") return el("span", { class: "badge error" }, "Failed");
   if (image.status === "skipped") return el("span", { class: "badge" }, "Skipped");
   if (!image.flagged) return null;
-  const flags = image.findings.filter((finding) => severity(finding) !== "info");
+  const flags = image.findings.filter(flagging);
   const worst = flags.some((finding) => finding.severity === "error") ? "error" : "warning";
   const checks = [...new Set(flags.map((finding) => visible(finding.check)))];
   return el("span", { class: "badge " + worst }, checks[0] + (checks.length > 1 ? ` +${checks.length - 1}` : ""));
@@ -58,7 +58,7 @@ function words(image) {
   const own = Object.entries({ ...DATA.settings, ...image.settings });
   const prompts = own.filter(([key]) => key.endsWith("prompt")).map(([, entry]) => entry.value);
   const error = image.error ? [image.error.type, image.error.message] : [];
-  const checks = image.findings.flatMap((finding) => [finding.check, finding.message]);
+  const checks = image.findings.filter(flagging).flatMap((finding) => [finding.check, finding.message]);
   const kinds = image.regions.map((region) => region.kind);
   return [image.id, image.status, image.flagged ? "flagged" : "", ...error, ...checks, ...kinds, ...prompts].join("\n").toLowerCase();
 }

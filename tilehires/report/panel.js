@@ -20,6 +20,10 @@ function severity(finding) {
   return ["error", "warning"].includes(finding.severity) ? finding.severity : "info";
 }
 
+function flagging(finding) {
+  return severity(finding) !== "info";
+}
+
 function number(value) {
   if (typeof value !== "number") return String(value);
   return Number.isInteger(value) ? value.toLocaleString("en") : String(Number(value.toPrecision(4)));
@@ -134,11 +138,22 @@ function findingsSection(image, viewer) {
   if (!image.findings.length) {
     return image.status === "done" ? section("Findings", null, el("p", { class: "muted" }, "The checks found nothing.")) : null;
   }
-  const boxed = image.findings.filter((finding) => finding.box);
-  const rank = { error: 0, warning: 1, info: 2 };
-  const sorted = [...image.findings].sort((a, b) => rank[severity(a)] - rank[severity(b)]);
+  const flags = image.findings.filter(flagging);
+  const boxed = flags.filter((finding) => finding.box);
+  const rank = { error: 0, warning: 1 };
+  const sorted = [...flags].sort((a, b) => rank[severity(a)] - rank[severity(b)]);
   const items = sorted.map((finding) => findingItem(finding, boxed.indexOf(finding), image, viewer));
-  return section("Findings", image.findings.length, el("ul", { class: "findings" }, ...items));
+  const list = flags.length ? el("ul", { class: "findings" }, ...items) : el("p", { class: "muted" }, "The checks found nothing.");
+  return section("Findings", flags.length || null, list, measuredList(image.findings.filter((finding) => !flagging(finding))));
+}
+
+// What was measured and is within its limit, and what couldn't be ("n/a" is no pass).
+function measuredList(findings) {
+  if (!findings.length) return null;
+  const absent = findings.filter((finding) => finding.value === null).length;
+  const title = `${findings.length - absent} within limits` + (absent ? `, ${absent} not applicable` : "");
+  const items = findings.map((finding) => findingItem({ ...finding, box: null }, -1, {}, null));
+  return el("details", {}, el("summary", {}, title), el("ul", { class: "findings" }, ...items));
 }
 
 function regionsSection(image, viewer) {

@@ -97,7 +97,7 @@ function createViewer(stage) {
     overlay.replaceChildren(
       shape("path", { d: outline, class: "tiles" }),
       ...image.regions.filter((region) => region.box).map((region) => rectangle(region.box, "region")),
-      ...image.findings.filter((finding) => finding.box).flatMap((finding, index) => [
+      ...image.findings.filter((finding) => finding.box && flagging(finding)).flatMap((finding, index) => [
         rectangle(finding.box, "halo"),
         rectangle(finding.box, "finding " + severity(finding)),
       ]),

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """The immutable input: `pixels` float32 HWC RGB in [0, 1]."""
+    """The immutable input: `pixels` float32 HWC RGB in [0, 1]; `facts` of the stages that were before, by their names."""
 
     pixels: np.ndarray
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from tilehires.stages import Source, StageResult, Tools
 class CheckSettings(BaseModel):
     """`only`: the checks to run, empty for all. `frame`: what of the source the output shows, `cropped` if not all of it.
 
-    `target`: the size asked for.
+    `target`: the size asked for. `passes`: the names of the tiled passes and the sizes they made; `crop`: the part of the
+    last one's that left it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -23,13 +24,15 @@ class CheckSettings(BaseModel):
     target: Size
     frame: Box
     cropped: bool
+    passes: tuple[tuple[str, Size], ...] = ()
+    crop: Box | None = None
 
 
 class CheckStage:
     """Runs the installed checks, and compares the size with the one asked for."""
 
     name = "check"
-    version = 1
+    version = 2
     models: tuple[Path, ...] = ()
     makes_pixels = False
 
@@ -44,10 +47,21 @@ class CheckStage:
         if self.settings.cropped:
             # A crop shows parts of source pixels, so the aspects differ a little; the exact size is compared below anyway.
             only = tuple(name for name in only if name != "size")
-        findings = check(image.pixels, before, only=only) if only else []
+        findings = check(image.pixels, before, self._tiles(source), only=only) if only else []
         target = self.settings.target
         if (width, height) != (target.width, target.height):
             message = f"The output is {width}x{height}; {target} was asked for."
             findings.append(Finding("size", "error", abs(width - target.width), 0, None, message))
         tools.progress.advance()
         return StageResult(image.pixels, {}, tuple(findings))
+
+    def _tiles(self, source: Source) -> list[Box]:
+        """The tiles of every pass in output pixels: a seam of the first one is a seam of the last one's picture."""
+        s, made = self.settings, []
+        for name, size in s.passes:
+            boxes = [Box(*box) for box in source.facts.get(name, {}).get("tiles", ())]
+            if name != s.passes[-1][0] and s.crop is not None:
+                factor = s.passes[-1][1].width / size.width
+                boxes = [box.scale(factor).shift(-s.crop.x0, -s.crop.y0).clip(s.target) for box in boxes]
+            made += [box for box in boxes if box.width and box.height]
+        return made

@@ -17,6 +17,13 @@ def stages_of(settings: Settings, route: Route, seed: int, checkpoint: Checkpoin
         values = hires_pass(settings, seed) if step.name == "hires" else tiled_pass(settings, seed)
         stages.append(PassStage(step.name, pass_settings(settings, step, values, checkpoint), checkpoint))
     if settings.check.enabled:
-        checked = CheckSettings(only=settings.check.only, target=route.target, frame=route.frame, cropped=route.cropped)
+        checked = CheckSettings(
+            only=settings.check.only,
+            target=route.target,
+            frame=route.frame,
+            cropped=route.cropped,
+            passes=tuple((step.name, step.size) for step in route.steps),
+            crop=route.steps[-1].crop,
+        )
         stages.append(CheckStage(checked))
     return tuple(stages)

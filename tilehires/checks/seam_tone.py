@@ -1,0 +1,32 @@
+"""Seams in tone: the output grew lighter or darker from one tile to the next.
+
+E = Y(O) − Y(R), the output's luma less that of the bicubic enlarged input, in levels; the statistic of `steps` on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tilehires.checks.finding import Finding
+from tilehires.checks.planes import Enlarged, luma, strips
+from tilehires.checks.seams import judged
+from tilehires.checks.steps import Profiles, Steps, bands, differences
+from tilehires.geometry import Box
+
+LIMIT = 1.66  # 98th percentile of 296 good outputs; steps of 1 level were found in .89, of 2 in .97, of 5 in all cases
+
+
+def seam_tone(output: np.ndarray, input: np.ndarray, tiles: Sequence[Box] | None = None) -> list[Finding]:
+    """One finding. `value`: the statistic. Its box: the worst boundary's surroundings."""
+    return judged("seam_tone", "tone", LIMIT, steps_of(output, input), tiles, output)
+
+
+def steps_of(output: np.ndarray, input: np.ndarray) -> Steps:
+    """J of E in levels, everywhere."""
+    height, width = output.shape[:2]
+    enlarged, profiles = Enlarged(luma(input), (height, width)), Profiles(height, width)
+    for y0, y1 in strips(height):
+        profiles.add(y0, luma(output[y0:y1]) - enlarged.rows(y0, y1))
+    return Steps(differences(bands(profiles.x)), differences(bands(profiles.y)))
