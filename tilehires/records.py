@@ -58,10 +58,12 @@ class Record:
     stages: tuple[StageRecord, ...] = ()
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
+    review: str = ""
+    """"accepted" when a reviewer found the output good, whatever the checks say."""
 
     @property
     def flagged(self) -> bool:
-        return any(finding.flags for finding in self.findings)
+        return not self.review and any(finding.flags for finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in report.json."""
@@ -89,6 +91,7 @@ class Record:
                 for finding in body["findings"]
             ),
             notes=tuple(body["notes"]),
+            review=body.get("review", ""),
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tilehires.batch.marks import read_marks
 from tilehires.report import write_page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -357,4 +358,40 @@ def test_a_thousand_images_load_at_once(browser: Browser, tmp_path: Path) -> Non
     browser.evaluate("window.from = performance.now(); filter('09'); document.body.offsetHeight")
     took = browser.evaluate("performance.now() - window.from")
     assert took < 2000, f"filtering 1,000 images took {took:.0f} ms"
+    assert browser.errors() == []
+
+
+def test_marks_are_made_by_keys_remembered_and_saved_as_toml(browser: Browser, page: Path, tmp_path: Path) -> None:
+    browser.send("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)}, session=None)
+    browser.open(page, "#image/wrong.png")
+    browser.key("r")
+    browser.key("ArrowRight")
+    browser.key("a")
+    browser.key("a")  # taken back
+    browser.key("d")
+    browser.key("Escape")
+    browser.evaluate("[...document.querySelectorAll('.card')].find((card) => card.title.startsWith('odd/')).click()")
+    browser.evaluate("document.querySelector('[data-verdict=accept]').click()")
+    browser.key("Escape")
+    browser.open(page)
+    shown = (
+        "Object.fromEntries([...document.querySelectorAll('.card[data-mark]')].map((c) => [c.title, c.dataset.mark]))"
+    )
+    marked = browser.evaluate(shown)
+    assert marked["wrong.png"] == "redo", "a reload has lost the marks"
+    assert marked["warned.png"] == "discard"
+    assert len(marked) == 3
+    browser.evaluate("document.querySelector('[data-show=marked]').click()")
+    assert len(browser.evaluate(NAMES)) == 3
+    browser.evaluate("document.getElementById('save').click()")
+    saved = tmp_path / "marks.toml"
+    end = time.monotonic() + PATIENCE
+    while not saved.is_file() and time.monotonic() < end:
+        time.sleep(0.05)
+    verdicts = {(mark.id, mark.verdict, mark.sha256) for mark in read_marks(saved)}
+    assert verdicts == {
+        ("wrong.png", "redo", "wrong.pngo"),
+        ("warned.png", "discard", "warned.pngo"),
+        (HOSTILE, "accept", HOSTILE + "o"),
+    }
     assert browser.errors() == []

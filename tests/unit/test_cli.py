@@ -231,7 +231,7 @@ def test_quiet_says_nothing_unless_something_went_wrong(seen: Seen, capsys: pyte
 STAND_IN = """
 import sys, types
 sys.modules["tilehires.batch.runner"] = runner = types.ModuleType("runner")  # the real one takes torch and seconds
-runner.RunOptions = lambda force: None
+runner.RunOptions = lambda **given: None
 from tilehires.cli import main
 """
 

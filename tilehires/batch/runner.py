@@ -7,13 +7,14 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tilehires.batch.determinism import deterministic_algorithms
 from tilehires.batch.discover import Discovery, Found, discover
 from tilehires.batch.job import prepare
 from tilehires.batch.log import RunLog
+from tilehires.batch.marks import Mark, Marks, read_marks
 from tilehires.batch.outcome import environment_of, report_of
 from tilehires.batch.process import Context, process
 from tilehires.batch.setup import Setup, set_up
@@ -35,9 +36,13 @@ STAGES = ("hires", "tiled", "check")
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What isn't a setting because it changes no image. `force`: stages to redo, with all that follow ("tiled": all)."""
+    """What isn't a setting because it changes no image. `force`: stages to redo, with all that follow ("tiled": all).
+
+    `redo`: a reviewer's file of marks; then only the images marked so are made, and the others' records stand.
+    """
 
     force: tuple[str, ...] = ()
+    redo: Path | None = None
     command: str = ""
 
 
@@ -57,13 +62,14 @@ def run(
     """
     options, progress = options or RunOptions(), progress or SilentBatch()
     settings = config.settings.run
+    marks = read_marks(options.redo) if options.redo else ()
     setup = set_up(config)
     found = discover(source, output, suffix=suffix_of(settings.format), follow_links=settings.resolve_links)
     workspace = Workspace(output)
     with writing(output / "report"), workspace.locked(), deterministic_algorithms(settings.deterministic):
         log = RunLog(workspace.logs)
         try:
-            return _Run(setup, found, workspace, options, progress, log).all()
+            return _Run(setup, found, workspace, options, progress, log, marks).all()
         finally:
             log.close()
 
@@ -79,12 +85,15 @@ class _Run:
         options: RunOptions,
         progress: BatchProgress,
         log: RunLog,
+        marks: Sequence[Mark],
     ) -> None:
         self.config = setup.config
         self.setup, self.found, self.workspace, self.options = setup, found, workspace, options
         self.progress, self.log = progress, log
         self.started = time.time()
         self.records: list[Record] = []
+        self.marks = Marks(workspace.marks)
+        self._review(marks)
         limit = parse_bytes(self.config.settings.run.cache_limit, what="run.cache_limit")
         bay = Bay(setup.device, setup.dtype)
         self.context = Context(
@@ -113,13 +122,38 @@ class _Run:
             summary = self._close(interrupted)
         return summary
 
+    def _review(self, marks: Sequence[Mark]) -> None:
+        """Take over a reviewer's marks. What was discarded moves aside; nothing is deleted."""
+        if not marks:
+            return
+        known = {mark.id: self.workspace.record(mark.id) for mark in marks}
+        records = {name: record for name, record in known.items() if record}
+        for note in self.marks.apply(marks, records, self.config):
+            self.progress.note(note)
+        for name in self.marks.discarded & records.keys():
+            if output := records[name].output:
+                self.workspace.set_aside(output.path)
+
+    def _standing(self, image: Found) -> Record | None:
+        """The record of an image that this run leaves alone."""
+        if image.id in self.marks.discarded:
+            note = "Discarded in review. Its output is in review/discarded; mark it redo to have it made again."
+            return Record(image.id, FileRecord(image.id, (0, 0), ""), None, "skipped", notes=(note,))
+        if self.options.redo is None or image.id in self.marks.due:
+            return None
+        record = self.workspace.record(image.id)
+        return record and replace(record, cached=True)
+
     def _one(self, image: Found) -> None:
         """One image behind the fence: whatever goes wrong with it is its own record, unless the run itself can't go on."""
         self.progress.begin_image(image.id)
         began = time.monotonic()
         try:
-            job = prepare(image, self.config, self.setup.checkpoint, self.workspace.hashes)
-            record = process(job, self.context)
+            record = self._standing(image)
+            if record is None:
+                config = self.marks.config(image.id, self.config)
+                record = process(prepare(image, config, self.setup.checkpoint, self.workspace.hashes), self.context)
+                self.marks.finished(image.id)
         except RunError:
             self.log.event("stop", id=image.id)
             raise
@@ -129,6 +163,7 @@ class _Run:
             self.log.event("traceback", id=image.id, text=traceback.format_exc())
             hint = f"This is a bug in tilehires or a library; the traceback is in {self.workspace.logs}."
             record = self._failed(image, ErrorRecord(type(error).__name__, f"{type(error).__name__}: {error}.", hint))
+        record = self.marks.reviewed(record)
         self.records.append(record)
         self.context.store.trim()
         self.log.event(

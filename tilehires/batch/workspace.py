@@ -13,7 +13,15 @@ from filelock import FileLock, Timeout
 
 from tilehires.batch.hashes import HashMemory, file_sha256
 from tilehires.errors import ImageError, LockedError, RunError
-from tilehires.files import append_line, raise_if_hopeless, read_lines, remove_leftovers, sync_folder, write_json
+from tilehires.files import (
+    append_line,
+    raise_if_hopeless,
+    read_lines,
+    remove_leftovers,
+    sync_folder,
+    write_json,
+    writing,
+)
 from tilehires.records import Record
 
 
@@ -31,6 +39,7 @@ class Workspace:
         self._ledger = self.root / "outputs.jsonl"
         self._made: dict[str, set[str]] = {}
         self.hashes = HashMemory(self.root / "hashes.jsonl")
+        self.marks = self.root / "marks.json"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -108,6 +117,15 @@ class Workspace:
             ) from error
         self.hashes.remember(final, digest)
         return digest
+
+    def set_aside(self, name: str) -> None:
+        """Move a discarded output to review/discarded/, where nothing is made or replaced by a run."""
+        final, aside = self.output / name, self.output / "review" / "discarded" / name
+        if final.is_file():
+            self.check_ours(name)
+            with writing(aside):
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                final.replace(aside)
 
     def check_ours(self, name: str) -> None:
         """Raise ImageError when output file `name` exists and tilehires didn't make it as it is now."""

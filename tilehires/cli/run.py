@@ -22,10 +22,24 @@ OUTPUT = click.option(
 @click.option(
     "--force", multiple=True, metavar="STAGE", help="Redo a stage (hires, tiled, check) and all after it; repeatable."
 )
+@click.option(
+    "--redo",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Apply the marks saved from the report page: make those marked redo anew (next seed, and this command's flags).",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress, and no summary unless something went wrong.")
 @click.option("-v", "--verbose", is_flag=True, help="A line per image; the traceback of an unexpected error.")
 @click.pass_context
-def run(ctx: click.Context, input: Path, output: Path, force: tuple[str, ...], quiet: bool, verbose: bool) -> int:
+def run(
+    ctx: click.Context,
+    input: Path,
+    output: Path,
+    force: tuple[str, ...],
+    redo: Path | None,
+    quiet: bool,
+    verbose: bool,
+) -> int:
     """Finish every image of INPUT, a folder (default: ./input) or one file.
 
     Each image is upscaled and re-denoised to its target size, in overlapping tiles where it is large, then checked.
@@ -40,7 +54,9 @@ def run(ctx: click.Context, input: Path, output: Path, force: tuple[str, ...], q
     # A stop asked for by the system (a shutdown, `kill`) keeps what is done, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with progress_for(quiet=quiet, verbose=verbose) as progress:
-        summary = runner.run(config, input, output, options=runner.RunOptions(force=force), progress=progress)
+        summary = runner.run(
+            config, input, output, options=runner.RunOptions(force=force, redo=redo), progress=progress
+        )
     if summary.exit_code or not quiet:
         for line in summary.lines():
             click.echo(line, err=quiet)

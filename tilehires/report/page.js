@@ -3,6 +3,7 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const viewer = createViewer($("stage"));
+const marks = createMarks(`tilehires-marks:${location.pathname}:${DATA.run.started || ""}`, DATA.images);
 const state = { show: "all", words: [], sort: "attention", visible: [], current: -1 };
 
 const SHOWN = {
@@ -12,6 +13,7 @@ const SHOWN = {
   done: (image) => image.status === "done",
   cached: (image) => image.cached,
   skipped: (image) => image.status === "skipped",
+  marked: (image) => marks.of(image) !== null,
 };
 
 function attention(image) {
@@ -38,6 +40,12 @@ function badge(image) {
   const worst = flags.some((finding) => finding.severity === "error") ? "error" : "warning";
   const checks = [...new Set(flags.map((finding) => visible(finding.check)))];
   return el("span", { class: "badge " + worst }, checks[0] + (checks.length > 1 ? ` +${checks.length - 1}` : ""));
+}
+
+function showMark(node, image) {
+  const verdict = marks.of(image);
+  if (verdict) node.dataset.mark = verdict;
+  else delete node.dataset.mark;
 }
 
 function card(image) {
@@ -106,9 +114,33 @@ function open(entry) {
   $("tiles").disabled = !tiles.length;
   viewer.show(image, tiles);
   fillPanel($("panel"), image, DATA.settings, viewer);
+  showVerdict(image);
   if (!$("detail").contains(document.activeElement)) $("detail-name").focus({ preventScroll: true });
   const next = state.visible[state.current + 1];
   for (const url of next ? [next.image.after, next.image.before] : []) if (url) new Image().src = url;
+}
+
+function showVerdict(image) {
+  for (const button of document.querySelectorAll("[data-verdict]")) {
+    button.setAttribute("aria-pressed", marks.of(image) === button.dataset.verdict);
+  }
+}
+
+function countMarks() {
+  const count = marks.count();
+  $("marked").textContent = count;
+  $("marked").parentElement.disabled = !count;
+  $("save").hidden = !count;
+}
+
+// The same verdict a second time takes it back.
+function mark(verdict) {
+  const entry = state.visible[state.current];
+  if (!entry) return;
+  marks.set(entry.image, marks.of(entry.image) === verdict ? null : verdict);
+  showMark(entry.card, entry.image);
+  showVerdict(entry.image);
+  countMarks();
 }
 
 const title = document.title;
@@ -169,6 +201,7 @@ const DETAIL_KEYS = {
   b: () => viewer.peek(true),
   x: () => press("boxes"),
   t: () => press("tiles"),
+  a: () => mark("accept"), r: () => mark("redo"), d: () => mark("discard"),
   "+": () => viewer.zoomBy(1.25), "=": () => viewer.zoomBy(1.25), "-": () => viewer.zoomBy(0.8),
   "/": () => { leave(); $("filter").focus(); },
 };
@@ -216,6 +249,8 @@ $("previous").addEventListener("click", () => turn(-1));
 $("next").addEventListener("click", () => turn(1));
 $("fit").addEventListener("click", () => viewer.showFit());
 $("full").addEventListener("click", () => viewer.showFull());
+$("save").addEventListener("click", () => marks.save());
+for (const button of document.querySelectorAll("[data-verdict]")) button.addEventListener("click", () => mark(button.dataset.verdict));
 for (const id of ["boxes", "tiles"]) $(id).addEventListener("click", () => press(id));
 viewer.onchange = ({ percent, fitted, full }) => {
   $("zoom").textContent = percent + " %";
@@ -241,6 +276,8 @@ function describeRun() {
 }
 
 describeRun();
+for (const entry of entries) showMark(entry.card, entry.image);
+countMarks();
 press("boxes", true);
 arrange();
 follow();

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from tilehires.report.thumbs import remove_others, thumbnail
 
-SCRIPTS = ("viewer.js", "panel.js", "page.js")
+SCRIPTS = ("viewer.js", "panel.js", "marks.js", "page.js")
 EXACT_IN_JAVASCRIPT = 2**53
 
 
@@ -85,6 +85,7 @@ def _image(
         "regions": image.get("regions", []),
         "findings": image.get("findings", []),
         "notes": image.get("notes", []),
+        "review": image.get("review", ""),
     }
 
 

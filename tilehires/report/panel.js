@@ -219,6 +219,6 @@ function fillPanel(panel, image, common, viewer) {
   const notes = image.notes.length ? section("Notes", null, ...image.notes.map((line) => el("p", {}, visible(line)))) : null;
   const parts = [error, findingsSection(image, viewer), regionsSection(image, viewer), notes, stagesSection(image), settingsSection(image, common), filesSection(image)];
   panel.replaceChildren(...parts.filter(Boolean), el("p", { class: "keys" },
-    ...[["← →", "images"], ["Space", "100 %"], ["B", "hold: before"], ["X", "boxes"], ["T", "tiles"], ["Esc", "back"]].flatMap(([key, what]) => [el("kbd", {}, key), ` ${what} `])));
+    ...[["← →", "images"], ["Space", "100 %"], ["B", "hold: before"], ["X", "boxes"], ["T", "tiles"], ["A R D", "accept, redo, discard"], ["Esc", "back"]].flatMap(([key, what]) => [el("kbd", {}, key), ` ${what} `])));
   panel.scrollTop = 0;
 }
