@@ -18,6 +18,7 @@ from tests import tiny
 from tilehires.diffusion import prompts, samplers, sampling
 from tilehires.diffusion.noise import CanvasNoise, StockNoise
 from tilehires.diffusion.sampling import Sample, Steps, exact_steps
+from tilehires.diffusion.syntax import Count
 from tilehires.errors import Interrupted
 from tilehires.geometry import Box, Size
 from tilehires.progress import Silent
@@ -314,3 +315,56 @@ def test_a_canvas_of_several_tiles_stays_in_host_memory() -> None:
     assert sampling.canvas_home(cut, "cuda").type == "cpu"
     assert sampling.canvas_home(TiledDenoiser(TileGrid.whole(cells)), "cuda").type == "cuda"
     assert sampling.canvas_home(None, "cuda").type == "cuda"
+
+
+def test_and_adds_up_the_guidance_of_every_prompt() -> None:
+    """uncond + Σ w·cfg·(cond − uncond), against plain UNet calls."""
+    pipe = tiny.sd15()
+    model, cfg, x = tiny.parts(pipe), 4.0, some_latents()
+    scheduler = samplers.make("Euler", "Uniform", pipe.scheduler.config)
+    condition = prompts.encode(model, "a cat AND a dog :-0.5 AND red :2", NEGATIVE, guided=True)
+    noise = StockNoise(torch.Generator().manual_seed(5))
+    got = sampling.sample(model, condition, x, scheduler=scheduler, steps=Steps(2, 1), cfg=cfg, noise=noise, size=SIZE)
+    scheduler = samplers.make("Euler", "Uniform", pipe.scheduler.config)
+    scheduler.set_timesteps(2)
+    t = scheduler.timesteps[1]
+    drawn = StockNoise(torch.Generator().manual_seed(5)).start(CELLS)
+    noisy = scheduler.add_noise(x, drawn, t[None])
+    scheduler.set_begin_index(1)
+    scaled = scheduler.scale_model_input(noisy, t)
+    unet: Any = model.unet
+    with torch.no_grad():
+        texts = [NEGATIVE, "a cat", "a dog", "red"]
+        answers = [
+            unet(scaled, t, encoder_hidden_states=prompts.encode(model, text, guided=False).embeds).sample
+            for text in texts
+        ]
+    base, *others = answers
+    guided = base + sum(w * cfg * (one - base) for w, one in zip((1.0, -0.5, 2.0), others, strict=True))
+    want = scheduler.step(guided, t, noisy, return_dict=False)[0]
+    assert (got.latents - want).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Heun", "PLMS"])
+def test_each_step_listens_to_its_own_prompt(sampler: str) -> None:
+    """`[a:b:2]` in four steps: the last two are b's, whatever the sampler does within a step."""
+    pipe = tiny.sd15()
+    model = tiny.parts(pipe)
+    seen: list[float] = []
+    pipe.unet.register_forward_pre_hook(
+        lambda _, __, kwargs: seen.append(float(kwargs["encoder_hidden_states"][1].sum())), with_kwargs=True
+    )
+    made = prompts.course(model, "[cat:dog:2]", NEGATIVE, guided=True, count=Count(4))
+    a, b = (float(made.at(step).embeds[1].sum()) for step in (0, 2))
+    sampling.sample(
+        model,
+        made.at,
+        some_latents(),
+        scheduler=samplers.make(sampler, "Uniform", pipe.scheduler.config),
+        steps=Steps(8, 4),
+        cfg=4.0,
+        noise=StockNoise(torch.Generator().manual_seed(5)),
+        size=SIZE,
+    )
+    want = {"Euler": [a, a, b, b], "Heun": [a, a, a, a, b, b, b], "PLMS": [a, a, b, b, b]}
+    assert seen == want[sampler]

@@ -53,6 +53,13 @@ class ModelSettings(Section):
     clip_skip: int = Field(
         1, ge=1, le=12, description="Take the text encoder's N-th layer from the end. SDXL ignores it."
     )
+    emphasis: Literal["Original", "No norm", "Ignore", "None"] = Field(
+        "Original",
+        description=(
+            "What (word:1.2) does in a prompt. Original: weighs the embeddings and restores their mean; No norm: only "
+            "weighs; Ignore: drops the weights; None: takes brackets as text."
+        ),
+    )
     prediction: Literal["auto", "epsilon", "v_prediction"] = Field(
         "auto", description="What the denoiser predicts. auto: read from the checkpoint."
     )

@@ -39,29 +39,43 @@ class Predictor:
         """B×C×h×w: the answer at timestep `t` for latents scaled for the model. `step`: of the pass, for tile_conditioning."""
         if self.beside is not None:
             x = torch.cat([x, self.beside.to(x).expand(x.shape[0], -1, -1, -1)], dim=1)
-        inputs = torch.cat([x] * 2) if condition.guided else x
+        if not condition.guided:
+            return self._answers(x, t, condition, step, slice(None))
+        # Two at a time, however many AND joined: a call takes no more memory than plain guidance.
+        size, entries = condition.batch, len(condition.embeds)
+        unconditional, *conditional = [
+            answer
+            for first in range(0, entries, 2 * size)
+            for answer in self._answers(x, t, condition, step, slice(first, first + 2 * size)).split(size)
+        ]
+        guided = unconditional
+        for weight, answer in zip(condition.weights, conditional, strict=True):
+            guided = guided + weight * self.cfg * (answer - unconditional)
+        return guided
+
+    def _answers(
+        self, x: torch.Tensor, t: torch.Tensor, condition: Conditioning, step: int, some: slice
+    ) -> torch.Tensor:
+        """The UNet's answers to some entries of the conditions, for the whole canvas."""
+        inputs = torch.cat([x] * (len(condition.embeds[some]) // condition.batch))
         whole = (Box.of(Size(x.shape[-1], x.shape[-2])),)
 
         def call(tiles: torch.Tensor, boxes: Sequence[Box]) -> torch.Tensor:
             heard = [self._heard(condition, step, box) for box in boxes]
-            return self._call(tiles, t, boxes, heard).float()
+            return self._call(tiles, t, boxes, heard, some).float()
 
-        answer = self.denoiser(inputs, call) if self.denoiser else call(inputs, whole)
-        if not condition.guided:
-            return answer
-        unconditional, conditional = answer.chunk(2)
-        return unconditional + self.cfg * (conditional - unconditional)
+        return self.denoiser(inputs, call) if self.denoiser else call(inputs, whole)
 
     def _call(
-        self, tiles: torch.Tensor, t: torch.Tensor, boxes: Sequence[Box], heard: Sequence[Conditioning]
+        self, tiles: torch.Tensor, t: torch.Tensor, boxes: Sequence[Box], heard: Sequence[Conditioning], some: slice
     ) -> torch.Tensor:
         dtype, entries = self.model.unet.dtype, len(tiles) // len(boxes)
         added = None
         pooled = [one.pooled for one in heard if one.pooled is not None]
         if pooled:
             ids = torch.tensor([self._ids(box) for box in boxes], dtype=dtype, device=self.device)
-            added = {"text_embeds": beside_each_other(pooled), "time_ids": ids.repeat(entries, 1)}
-        embeds = beside_each_other(_equally_long([one.embeds for one in heard]))
+            added = {"text_embeds": beside_each_other(_taken(pooled, some)), "time_ids": ids.repeat(entries, 1)}
+        embeds = beside_each_other(_taken(_equally_long([one.embeds for one in heard]), some))
         unet: Callable[..., Any] = self.model.unet
         return unet(
             tiles.to(self.device, dtype), t, encoder_hidden_states=embeds, added_cond_kwargs=added, return_dict=False
@@ -70,15 +84,18 @@ class Predictor:
     def _heard(self, condition: Conditioning, step: int, box: Box) -> Conditioning:
         """What a tile listens to, on the device."""
         own = self.tile_conditioning(step, box) if self.tile_conditioning else condition
-        if own.guided != condition.guided or own.batch != condition.batch:
-            raise ValueError("a tile's conditioning must have the batch and the guidance of the pass's")
+        if (own.guided, own.batch, own.weights) != (condition.guided, condition.batch, condition.weights):
+            raise ValueError("a tile's conditioning must have the batch, the guidance and AND's weights of the pass's")
         # The original is kept beside its copy, so that its id stays its own.
         if id(own) not in self._placed:
             if len(self._placed) > 256:
                 self._placed.clear()
             dtype = self.model.unet.dtype
             pooled = None if own.pooled is None else own.pooled.to(self.device, dtype)
-            self._placed[id(own)] = own, Conditioning(own.embeds.to(self.device, dtype), pooled, own.guided)
+            self._placed[id(own)] = (
+                own,
+                Conditioning(own.embeds.to(self.device, dtype), pooled, own.guided, own.weights),
+            )
         return self._placed[id(own)][1]
 
     def _ids(self, box: Box) -> tuple[int, ...]:
@@ -97,6 +114,12 @@ def beside_each_other(values: Sequence[torch.Tensor]) -> torch.Tensor:
     if all(value is values[0] for value in values):
         return expand(values[0], values[0].shape[0], len(values))
     return torch.stack(list(values), 1).flatten(0, 1)
+
+
+def _taken(values: Sequence[torch.Tensor], some: slice) -> Sequence[torch.Tensor]:
+    """Those entries of each; of one value that stands in several places, one value again."""
+    taken = {id(value): value[some] for value in values}
+    return [taken[id(value)] for value in values]
 
 
 def _equally_long(values: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:

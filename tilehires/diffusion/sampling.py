@@ -80,8 +80,9 @@ def sample(
 
     `latents`: B×C×h×w as the VAE's encode gives them (None: from pure noise); `size`: the canvas in pixels, whose cells
     they are. `scheduler`: a fresh one from samplers.make. `denoiser`: cuts the canvas into tiles; None: in one piece.
-    `cfg` > 1 guides, which needs a conditioning made with guidance. The UNet must be on `device`. A canvas of several
-    tiles, and the scheduler's history of it, stay in host memory: what is on the device is bounded by the tile.
+    `cfg` > 1 guides, which needs a conditioning made with guidance: uncond + Σ w·cfg·(cond − uncond) over the prompts that
+    AND joined. The UNet must be on `device`. A canvas of several tiles, and the scheduler's history of it, stay in host
+    memory: what is on the device is bounded by the tile.
 
     `conditioning` may be a function of the step, 0 … steps.run − 1 (a second-order sampler calls the model twice in one);
     `tile_conditioning` gives single tiles their own. Every conditioning of a pass has one batch, and all or none guide.

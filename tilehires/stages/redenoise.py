@@ -16,6 +16,7 @@ from tilehires.config.settings import SamplingPass, Settings
 from tilehires.diffusion import noise, prompts, samplers, sampling
 from tilehires.diffusion.checkpoints import Checkpoint, weights_of
 from tilehires.diffusion.components import Diffusion
+from tilehires.diffusion.syntax import Count
 from tilehires.errors import MissingError
 from tilehires.geometry import Box, Size
 from tilehires.progress import Counted
@@ -40,6 +41,8 @@ class PassSettings(BaseModel):
     crop: Box
     values: SamplingPass
     clip_skip: int
+    emphasis: prompts.Emphasis
+    first_steps: int
     dtype: str
     tile_min: int
     tile_max: int
@@ -60,6 +63,8 @@ def pass_settings(settings: Settings, step: Step, values: SamplingPass, checkpoi
         crop=step.crop,
         values=values,
         clip_skip=settings.model.clip_skip,
+        emphasis=settings.model.emphasis,
+        first_steps=settings.generate.steps,
         dtype=settings.model.dtype,
         tile_min=tiled.tile_min or family.tile_min,
         tile_max=tiled.tile_max or family.tile_max,
@@ -117,18 +122,19 @@ class PassStage:
         wanted = tones(image.pixels if fallback is None else fallback, s.size) if values.lock else None
         grid, steps = self.grid(model.vae_factor), self.steps
         with tools.bay.on_device(*model.text_encoders):
-            condition = prompts.encode(
+            condition = prompts.course(
                 model,
                 values.prompt,
                 values.negative_prompt,
                 guided=values.cfg > 1,
-                clip_skip=s.clip_skip,
+                count=Count(steps.run, before=s.first_steps, later=True),
+                encoding=prompts.Encoding(s.clip_skip, s.emphasis),
                 device=tools.bay.device,
             )
         with tools.bay.on_device(model.unet):
             made = sampling.sample(
                 model,
-                condition,
+                condition.at,
                 latents,
                 scheduler=samplers.make(values.sampler, values.scheduler, model.scheduler_config),
                 steps=steps,
