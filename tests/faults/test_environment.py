@@ -336,14 +336,16 @@ def test_pixels_that_are_no_numbers_are_flagged(place: Workplace, monkeypatch: p
     from tilehires.tiling import vae
 
     draw(place.input / "a.png", 32, 32)
-    real = vae.decode
+    real = vae.decode_into
 
-    def with_a_hole(*arguments: Any, **named: Any) -> Any:
-        planes = real(*arguments, **named)
-        planes[..., :9, :5] = np.inf
-        return planes
+    def with_a_hole(model: Any, latents: Any, sink: Any, **named: Any) -> None:
+        def put(row: int, strip: Any) -> None:
+            strip[..., : max(0, 9 - row), :5] = np.inf
+            sink(row, strip)
 
-    monkeypatch.setattr(vae, "decode", with_a_hole)
+        real(model, latents, put, **named)
+
+    monkeypatch.setattr(vae, "decode_into", with_a_hole)
     ended = place.run("--steps", "1", "--strict")
     assert ended.code == ExitCode.FLAGGED, ended.out + ended.err
     (finding,) = [one for one in place.images()["a.png"]["findings"] if one["check"] == "finite"]

@@ -103,6 +103,25 @@ def test_kernels_are_pillows_without_eight_bits() -> None:
     assert len(np.unique(got)) > 5000, "there must be far more than 256 levels"
 
 
+@pytest.mark.parametrize("name", [*KERNELS, *LATENT, "builtin", "builtin-4x"])
+@pytest.mark.parametrize("size", [Size(80, 48), Size(61, 37), Size(160, 96), Size(200, 120)])
+def test_a_canvas_that_is_lent_gets_the_same_numbers(name: str, size: Size) -> None:
+    upscaler, given = resolve(name), image()
+    canvas = np.zeros((size.height, size.width, 3), np.float32)
+    assert upscaler.upscale(given, size, tile=16, overlap=4, out=canvas) is canvas
+    np.testing.assert_array_equal(canvas, upscaler.upscale(given, size, tile=16, overlap=4))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("size", [Size(80, 48), Size(61, 37), Size(30, 90), Size(13, 11)])
+def test_kernels_work_in_strips_without_a_seam(name: str, size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tilehires.upscalers import pillow
+
+    whole = resolve(name).upscale(image(), size)
+    monkeypatch.setattr(pillow, "STRIP", 5 * size.width)
+    np.testing.assert_allclose(resolve(name).upscale(image(), size), whole, rtol=0, atol=1e-6)
+
+
 def test_nearest_at_two_doubles_every_pixel() -> None:
     given = image()
     np.testing.assert_array_equal(resolve("Nearest").upscale(given, Size(80, 48)), given.repeat(2, 0).repeat(2, 1))

@@ -99,6 +99,13 @@ def test_any_shape_and_scale_is_looked_at(shape: tuple[int, int]) -> None:
 # finite
 
 
+def test_places_far_apart_are_one_finding_around_both() -> None:
+    after = np.zeros((900, 40, 3), np.float32)
+    after[3, 30, 1], after[700:702, 5] = np.nan, np.inf
+    (found,) = finite(after, after)
+    assert found.value == 3 and found.box == Box(5, 3, 31, 702) and found.message.startswith("3 pixels")
+
+
 def test_numbers_that_are_none_are_counted_and_boxed() -> None:
     after = textured(40, 30)
     after[5, 7, 1], after[9, 3, 0] = np.nan, np.inf

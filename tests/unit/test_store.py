@@ -18,6 +18,7 @@ from tilehires.batch.store import LEVELS, Store, fingerprint, quantised, restore
 from tilehires.checks import Finding
 from tilehires.geometry import Box
 from tilehires.progress import Silent
+from tilehires.scratch import Scratch
 from tilehires.stages import Source, StageResult, Tools
 
 KEY = "ab" * 32
@@ -65,6 +66,21 @@ def test_what_is_put_comes_out_as_put_returned_it(tmp_path: Path) -> None:
     assert entry.facts == kept.facts == {"tiles": [[0, 0, 4, 4]], "steps": 3}
     assert entry.findings == kept.findings == (finding,)
     assert entry.environment == {"torch": "2.9"}
+
+
+def test_strips_and_mapped_files_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = picture(7, 40)
+    plain = Store(tmp_path / "plain", 10**9).put(KEY, Stub(), StageResult(image), {})
+    monkeypatch.setattr("tilehires.batch.store.ROWS", 9)
+    store = Store(tmp_path / "strips", 10**9, Scratch(tmp_path, least=1))
+    kept = store.put(KEY, Stub(), StageResult(image), {})
+    entry = store.peek(KEY)
+    assert entry is not None and entry == Store(tmp_path / "plain", 10**9).peek(KEY)
+    found = store.pixels(KEY, entry, Silent())
+    assert isinstance(kept.pixels, np.memmap) and isinstance(found, np.memmap)
+    assert np.array_equal(kept.pixels, plain.pixels) and np.array_equal(found, plain.pixels)
+    one, other = ((tmp_path / name / KEY[:2] / f"{KEY}.npy").read_bytes() for name in ("plain", "strips"))
+    assert one == other
 
 
 def test_a_stage_without_pixels_leaves_a_record_alone(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from tilehires.images import suffix_of
 from tilehires.memory import parse_bytes
 from tilehires.progress import BatchProgress, SilentBatch
 from tilehires.records import ErrorRecord, FileRecord, Record
+from tilehires.scratch import Scratch
 from tilehires.stages import Tools
 
 STAGES = ("hires", "tiled", "check")
@@ -95,11 +96,11 @@ class _Run:
         self.marks = Marks(workspace.marks)
         self._review(marks)
         limit = parse_bytes(self.config.settings.run.cache_limit, what="run.cache_limit")
-        bay = Bay(setup.device, setup.dtype)
+        bay, scratch = Bay(setup.device, setup.dtype), Scratch(workspace.staging)
         self.context = Context(
             workspace=workspace,
-            store=Store(workspace.cache, limit),
-            tools=Tools(bay, setup.plan, progress),
+            store=Store(workspace.cache, limit, scratch),
+            tools=Tools(bay, setup.plan, progress, scratch),
             environment=environment_of(setup),
             force=_forced(options.force),
             models={setup.checkpoint.reference: workspace.hashes.sha256(setup.checkpoint.unet_file)},

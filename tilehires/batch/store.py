@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -21,9 +21,11 @@ from tilehires.checks.finding import Finding
 from tilehires.files import atomic, write_json
 from tilehires.geometry import Box
 from tilehires.progress import Progress
+from tilehires.scratch import Scratch
 from tilehires.stages import Stage, StageResult
 
 LEVELS = 65535
+ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,11 @@ def fingerprint(stage: Stage, parent: str, hashes: Mapping[str, str], environmen
 class Store:
     """Stage results under one folder, by fingerprint."""
 
-    def __init__(self, folder: Path, limit: int) -> None:
-        """`limit`: bytes the artefacts may take together."""
+    def __init__(self, folder: Path, limit: int, scratch: Scratch | None = None) -> None:
+        """`limit`: bytes the artefacts may take together. `scratch`: where large pictures that were read lie."""
         self._folder = folder
         self._limit = limit
+        self._scratch = scratch or Scratch()
 
     def peek(self, key: str) -> Entry | None:
         """What is recorded of a result, without its pixels; None when there is no readable record."""
@@ -77,7 +80,10 @@ class Store:
         try:
             levels = np.lib.format.open_memmap(path, mode="r")
             if levels.dtype == np.uint16 and levels.ndim == 3 and zlib.crc32(levels.data) == entry.crc32:
-                return restored(levels)
+                pixels = self._scratch.zeros(levels.shape)
+                for rows in _strips(levels.shape):
+                    pixels[rows] = restored(levels[rows])
+                return pixels
         except (OSError, ValueError, BufferError):
             pass  # as damaged as a wrong checksum, and said in the same words
         progress.note(f"A cached result is damaged and is made again: {path.name}.")
@@ -85,14 +91,11 @@ class Store:
 
     def put(self, key: str, stage: Stage, result: StageResult, environment: Mapping[str, Any]) -> StageResult:
         """Store a result, and return it as a later run would read it."""
-        crc = None
+        crc: int | None = None
         if stage.makes_pixels:
-            levels = quantised(result.pixels)
-            crc = zlib.crc32(levels.data)
             with atomic(self._artefact(key)) as stream:
-                np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(levels))
-                stream.write(levels.data)  # numpy's own writing doesn't say that the disk is full
-            result = StageResult(restored(levels), result.facts, result.findings)
+                crc, pixels = self._write(stream, result.pixels)
+            result = StageResult(pixels, result.facts, result.findings)
         findings = [{**asdict(f), "box": f.box.as_list() if f.box else None} for f in result.findings]
         body = {
             "stage": stage.name,
@@ -104,6 +107,19 @@ class Store:
         write_json(self._record(key), body)
         # What a reader of the record gets: tuples have become lists, for instance.
         return StageResult(result.pixels, json.loads(json.dumps(body["facts"])), result.findings)
+
+    def _write(self, stream: IO[bytes], pixels: np.ndarray) -> tuple[int, np.ndarray]:
+        """Write pixels as 16 bits; returns their checksum, and what a reader gets back."""
+        shape = pixels.shape
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint16)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        kept, crc = self._scratch.zeros(shape), 0
+        for rows in _strips(shape):
+            levels = quantised(pixels[rows])
+            crc = zlib.crc32(levels.data, crc)
+            stream.write(levels.data)  # numpy's own writing doesn't say that the disk is full
+            kept[rows] = restored(levels)
+        return crc, kept
 
     def trim(self) -> None:
         """Drop the oldest artefacts until the rest is within the limit. Their records stay: they are small, and tell."""
@@ -123,6 +139,11 @@ class Store:
 
     def _record(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.json"
+
+
+def _strips(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Rows to be worked on at a time, so that a large picture needs no second copy."""
+    return (slice(top, top + ROWS) for top in range(0, shape[0], ROWS))
 
 
 def quantised(pixels: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from tilehires.checks.finding import Finding
 from tilehires.progress import Progress
+from tilehires.scratch import Scratch
 
 if TYPE_CHECKING:
     from tilehires.diffusion.bay import Bay
@@ -31,11 +32,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Tools:
-    """What a stage works with: where weights are, how much may be done at once, and whom to tell."""
+    """What a stage works with: where weights are, how much may be done at once, whom to tell, where canvases lie."""
 
     bay: Bay
     plan: Plan
     progress: Progress
+    scratch: Scratch = Scratch()
 
 
 @dataclass(frozen=True)

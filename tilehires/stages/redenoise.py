@@ -10,8 +10,6 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from tilehires import upscalers
-from tilehires.checks import Finding
-from tilehires.checks.finite import finite
 from tilehires.config.settings import SamplingPass, Settings
 from tilehires.diffusion import noise, prompts, samplers, sampling
 from tilehires.diffusion.checkpoints import Checkpoint, weights_of
@@ -21,6 +19,7 @@ from tilehires.errors import MissingError
 from tilehires.geometry import Box, Size
 from tilehires.progress import Counted
 from tilehires.stages import Source, StageResult, Tools
+from tilehires.stages.pixels import to_latents, to_pixels
 from tilehires.stages.route import Step
 from tilehires.stages.tones import tones
 from tilehires.tiling import lock, vae
@@ -102,7 +101,7 @@ class PassStage:
         s, values = self.settings, self.settings.values
         upscaler = upscalers.resolve(values.upscaler, tools.bay)
         if values.denoise == 0:
-            enlarged, calls = self._upscaled(image.pixels, upscaler, tools)
+            upscaled, calls = self._upscaled(image.pixels, upscaler, tools)
             facts = {
                 "upscaler": values.upscaler,
                 "upscaler_calls": calls,
@@ -110,16 +109,16 @@ class PassStage:
                 "tiles": [],
                 "degradations": [],
             }
-            return StageResult(enlarged[s.crop.slices], facts)
+            return StageResult(upscaled[s.crop.slices], facts)
         model = tools.bay.diffusion(self._checkpoint, s.model_vae)
         canvas = s.size.ceil_to(CANVAS)
         if isinstance(upscaler, LatentMode):
             latents = self._latents_enlarged(image.pixels, canvas, upscaler, model, tools)
-            fallback, calls = None, 0
+            upscaled, calls = None, 0
         else:
-            fallback, calls = self._upscaled(image.pixels, upscaler, tools)
-            latents = self._encode(padded(fallback, canvas), model, tools)
-        wanted = tones(image.pixels if fallback is None else fallback, s.size) if values.lock else None
+            upscaled, calls = self._upscaled(image.pixels, upscaler, tools)
+            latents = self._encode(upscaled, canvas, model, tools)
+        wanted = tones(image.pixels if upscaled is None else upscaled, s.size) if values.lock else None
         grid, steps = self.grid(model.vae_factor), self.steps
         with tools.bay.on_device(*model.text_encoders):
             condition = prompts.course(
@@ -147,10 +146,12 @@ class PassStage:
                 progress=tools.progress,
                 name=f"{self.name}: sampling",
             )
-        pixels = self._decode(made.latents, canvas, model, tools)[: s.size.height, : s.size.width]
-        pixels, findings = mended(pixels, fallback)
+        pixels = tools.scratch.zeros((s.size.height, s.size.width, 3))
+        mode = self._vae_mode(canvas)
+        findings = to_pixels(made.latents, pixels, model, tools, mode=mode, name=self.name, fallback=upscaled)
         if wanted is not None:
             lock.lock(pixels, wanted, values.lock)
+        np.clip(pixels, 0, 1, out=pixels)
         x, y = s.crop.x0, s.crop.y0
         boxes = [tile.box.shift(-x, -y).clip(s.crop.size) for tile in grid.scaled(model.vae_factor).tiles]
         facts = {
@@ -166,7 +167,7 @@ class PassStage:
             "tiles": [box.as_list() for box in boxes if box.width and box.height],
             "degradations": [],
         }
-        return StageResult(pixels.clip(0, 1)[s.crop.slices], facts, tuple(findings))
+        return StageResult(pixels[s.crop.slices], facts, findings)
 
     @property
     def steps(self) -> sampling.Steps:
@@ -191,33 +192,19 @@ class PassStage:
     def _upscaled(self, pixels: np.ndarray, upscaler: Upscaler, tools: Tools) -> tuple[np.ndarray, int]:
         """The picture at the step's size, and how many calls that took: a model's are its tiles, a kernel's is one."""
         counted = Counted(tools.progress)
-        made = upscaler.upscale(pixels, self.settings.size, tile=self.settings.upscaler_tile, progress=counted)
+        size = self.settings.size
+        out = tools.scratch.zeros((size.height, size.width, 3))
+        made = upscaler.upscale(pixels, size, tile=self.settings.upscaler_tile, progress=counted, out=out)
         return made, counted.steps
 
-    def _encode(self, pixels: np.ndarray, model: Diffusion, tools: Tools) -> torch.Tensor:
-        """Latents of HWC pixels in [0, 1]."""
-        tools.progress.begin(f"{self.name}: encoding", 1)
-        planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None] * 2 - 1
-        with tools.bay.on_device(model.vae):
-            latents = vae.encode(model.vae, planes, mode=self._vae_mode(planes), device=tools.bay.device)
-        tools.progress.advance()
-        return latents
+    def _encode(self, pixels: np.ndarray, canvas: Size, model: Diffusion, tools: Tools) -> torch.Tensor:
+        """Latents of HWC pixels in [0, 1], mirrored out to `canvas`."""
+        return to_latents(pixels, canvas, model, tools, mode=self._vae_mode(canvas), name=self.name)
 
-    def _decode(self, latents: torch.Tensor, canvas: Size, model: Diffusion, tools: Tools) -> np.ndarray:
-        """HWC pixels around [0, 1], unclamped: clamping would hide an Inf."""
-        tools.progress.begin(f"{self.name}: decoding", 1)
-        mode = "tiled" if self.settings.vae == "tiled" or self._too_large(canvas.long_side) else "whole"
-        with tools.bay.on_device(model.vae):
-            planes = vae.decode(model.vae, latents, mode=mode, device=tools.bay.device)
-        tools.progress.advance()
-        return (planes[0].numpy().transpose(1, 2, 0) + 1) / 2
-
-    def _vae_mode(self, planes: torch.Tensor) -> vae.Mode:
-        tiled = self.settings.vae == "tiled" or self._too_large(max(planes.shape[-2:]))
-        return "tiled" if tiled else "whole"
-
-    def _too_large(self, side: int) -> bool:
-        return self.settings.vae == "auto" and side > self.settings.vae_whole_max
+    def _vae_mode(self, canvas: Size) -> vae.Mode:
+        s = self.settings
+        too_large = s.vae == "auto" and canvas.long_side > s.vae_whole_max
+        return "tiled" if s.vae == "tiled" or too_large else "whole"
 
     def _latents_enlarged(
         self, pixels: np.ndarray, canvas: Size, upscaler: LatentMode, model: Diffusion, tools: Tools
@@ -230,7 +217,7 @@ class PassStage:
         source = Size(
             int(np.ceil(canvas.width / scale[1])) + CANVAS, int(np.ceil(canvas.height / scale[0])) + CANVAS
         ).ceil_to(CANVAS)
-        latents = upscaler.upscale_by(self._encode(padded(pixels, source), model, tools), scale)
+        latents = upscaler.upscale_by(self._encode(pixels, source, model, tools), scale)
         cells = canvas.divided(model.vae_factor)
         return latents[..., : cells.height, : cells.width].contiguous()
 
@@ -243,18 +230,3 @@ def vae_files(reference: str) -> tuple[Path, ...]:
     if not path.is_file():
         raise MissingError(f"There is no VAE {path}.", hint="Check model.vae, or leave it away.")
     return (path,)
-
-
-def padded(pixels: np.ndarray, size: Size) -> np.ndarray:
-    """HWC pixels grown to `size` on the right and at the bottom, mirrored, so that the border continues the picture."""
-    height, width = pixels.shape[:2]
-    return np.pad(pixels, ((0, size.height - height), (0, size.width - width), (0, 0)), mode="symmetric")
-
-
-def mended(pixels: np.ndarray, fallback: np.ndarray | None) -> tuple[np.ndarray, list[Finding]]:
-    """Pixels without NaN or Inf (they are taken from `fallback`, else black), and the finding that flags the place."""
-    bad = np.logical_not(np.isfinite(pixels).all(axis=2))
-    if not bad.any():
-        return pixels, []
-    findings = finite(pixels, pixels)
-    return np.where(bad[..., None], 0 if fallback is None else fallback, pixels), findings

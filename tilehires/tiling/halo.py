@@ -11,6 +11,7 @@ from torch import nn
 
 from tilehires.errors import ConfigError
 from tilehires.geometry import Box, Size
+from tilehires.tiling.planes import Planes
 
 POINTWISE = (nn.ReLU, nn.SiLU, nn.Mish, nn.GELU, nn.Identity)
 REACH_OF_INTERPOLATION = {"nearest": 0, "nearest-exact": 0, "bilinear": 1, "bicubic": 2}
@@ -49,7 +50,7 @@ def halo(layers: nn.Module, needed: int = 0) -> int:
 
 def map_rows(
     function: Callable[[torch.Tensor], torch.Tensor],
-    x: torch.Tensor,
+    x: torch.Tensor | Planes,
     emit: Callable[[int, torch.Tensor], None],
     *,
     cells: Size,

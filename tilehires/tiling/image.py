@@ -27,12 +27,13 @@ def map_tiles(
     overlap: int,
     scale: int = 1,
     on_tile: Callable[[int], None] | None = None,
+    out: Pixels | None = None,
 ) -> Pixels:
     """Apply `function` to the overlapping tiles of `image` and blend its answers; memory is bounded by the tile.
 
     `image`: float32 H×W×C. `function` gets a contiguous float32 h×w×C piece and answers `scale`·h × `scale`·w × C',
     for the same C' each time. An image of one tile gets the function's own answer, unblended. `on_tile(1)` is called
-    after each tile.
+    after each tile. `out`: zeros of the result's shape to write into; None: a new array.
     Returns float32 `scale`·H × `scale`·W × C'. Raises ConfigError when overlap ≥ tile, ValueError when an answer has
     another shape.
     """
@@ -47,8 +48,12 @@ def map_tiles(
         if on_tile:
             on_tile(1)
         if len(grid.tiles) == 1:
-            return answer
-        accumulator = accumulator or Accumulator.image(scaled, answer.shape[2])
+            if out is None:
+                return answer
+            out[:] = answer
+            return out
+        if accumulator is None:
+            accumulator = Accumulator.image(scaled, answer.shape[2]) if out is None else Accumulator(scaled, out)
         accumulator.add(piece, answer)
     if accumulator is None:
         raise ValueError("the grid has no tiles")

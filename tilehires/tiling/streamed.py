@@ -205,7 +205,7 @@ class _Strips:
         out_height = (height + pad[2] + pad[3] - kernel) // stride + 1
         out_width = (width + pad[0] + pad[1] - conv.kernel_size[1]) // conv.stride[1] + 1
         if out is None:
-            out = x.new_empty(n, conv.out_channels, out_height, out_width)
+            out = torch.empty(n, conv.out_channels, out_height, out_width, dtype=x.dtype)
         row_values = n * max(conv.in_channels * width * stride, conv.out_channels * out_width)
         for a, b in self.rows(out_height, row_values, x.dtype):
             low, high = a * stride - pad[2], (b - 1) * stride - pad[2] + kernel

@@ -17,6 +17,7 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from tilehires.errors import ConfigError, ImageError
 from tilehires.geometry import Size
 from tilehires.tiling.halo import halo, map_rows
+from tilehires.tiling.planes import Planes
 from tilehires.tiling.streamed import STRIP_BYTES, streamed
 
 Vae = AutoencoderKL | AutoencoderTiny
@@ -32,7 +33,7 @@ def scale_factor(vae: Vae) -> int:
 
 def encode(
     vae: Vae,
-    pixels: torch.Tensor,
+    pixels: torch.Tensor | Planes,
     *,
     mode: Mode,
     device: torch.device | str | None = None,
@@ -42,7 +43,8 @@ def encode(
 ) -> torch.Tensor:
     """The latents the denoiser sees: the posterior's mode, shifted and scaled by the VAE's own factors.
 
-    `pixels`: B×3×H×W in [-1, 1], on the CPU, H and W multiples of `scale_factor(vae)`. Returns B×C×h×w, float32, CPU.
+    `pixels`: B×3×H×W in [-1, 1], on the CPU, H and W multiples of `scale_factor(vae)`; of `Planes` only strips or tiles
+    are made, unless the mode is "whole". Returns B×C×h×w, float32, CPU.
     The VAE must be on `device` (its own when None); it computes in `dtype` (its own when None; float32 for a VAE whose
     config says force_upcast where float16 is asked), and once more in float32 where the answer isn't finite.
     Raises ImageError when it isn't finite then, ValueError for another size or device.
@@ -61,7 +63,7 @@ def encode(
 
     def run(compute: torch.dtype, emit: Sink) -> None:
         if mode == "whole":
-            emit(0, _mode(vae, pixels.to(place, compute)))
+            emit(0, _mode(vae, pixels[:, :, :].to(place, compute)))
         elif isinstance(vae, AutoencoderTiny):
             reach = -(-halo(vae.encoder.layers) // factor)
             cells = Size(width // factor, height // factor)
@@ -69,7 +71,7 @@ def encode(
             map_rows(vae.encoder, pixels, emit, cells=cells, reach=reach, tile=side, device=place, dtype=compute)
         else:
             with streamed(_kl(vae), strip_bytes):
-                emit(0, _mode(vae, pixels.to("cpu", compute)))
+                emit(0, _mode(vae, _typed(pixels, compute)))
 
     _until_finite(vae, mode, dtype, run, put, "latents")
     return _normalised(vae, torch.cat(strips, -2))
@@ -198,6 +200,11 @@ def _kl(vae: Vae) -> AutoencoderKL:
             hint="Use memory.vae = 'whole', or a VAE of class AutoencoderTiny or AutoencoderKL.",
         )
     return vae
+
+
+def _typed(pixels: torch.Tensor | Planes, dtype: torch.dtype) -> torch.Tensor:
+    """In `dtype`, on the CPU. Planes pass for a tensor: the first layer of a streamed VAE only cuts strips of rows."""
+    return cast(torch.Tensor, pixels.typed(dtype)) if isinstance(pixels, Planes) else pixels.to("cpu", dtype)
 
 
 def _mode(vae: Vae, pixels: torch.Tensor) -> torch.Tensor:

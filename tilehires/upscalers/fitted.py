@@ -24,16 +24,17 @@ def map_tiles_to_size(
     grid: TileGrid,
     *,
     on_tile: Callable[[int], None] | None = None,
+    out: Pixels | None = None,
 ) -> Pixels:
     """Apply `function` to the tiles of `image`, bring each answer to its share of `size` by Lanczos, blend them there.
 
     `function` enlarges a float32 h×w×C piece by a whole factor, the same each time, that reaches `size` or more; `size`
-    is no smaller than the image, and the tiles overlap. Memory is that of the output and one tile.
+    is no smaller than the image, and the tiles overlap. Memory is that of the output, `out` (zeros) where given, and one
+    tile.
     Returns float32 of `size`, unclipped.
     """
     columns = _spans(grid.xs, grid.tile.width, size.width / grid.canvas.width, size.width)
     rows = _spans(grid.ys, grid.tile.height, size.height / grid.canvas.height, size.height)
-    out: Pixels | None = None
     for tile in grid.tiles:
         row, column = (spans[at] for spans, at in zip((rows, columns), divmod(tile.index, len(grid.xs)), strict=True))
         answer = function(np.ascontiguousarray(image[tile.box.slices]))

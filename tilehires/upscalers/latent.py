@@ -49,6 +49,7 @@ class LatentMode:
         tile: int = 512,
         overlap: int = OVERLAP,
         progress: Progress | None = None,
+        out: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """The same interpolation of pixels, for where nothing is sampled afterwards. See `Upscaler.upscale`."""
         if progress:
@@ -57,7 +58,11 @@ class LatentMode:
         enlarged = self.upscale_latents(planes, size)[0].clamp_(0, 1)
         if progress:
             progress.advance()
-        return np.ascontiguousarray(enlarged.numpy().transpose(1, 2, 0))
+        pixels = enlarged.numpy().transpose(1, 2, 0)
+        if out is None:
+            return np.ascontiguousarray(pixels)
+        out[:] = pixels
+        return out
 
 
 def bilinear(models: Models | None) -> LatentMode:

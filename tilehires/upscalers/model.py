@@ -47,7 +47,14 @@ class ModelUpscaler:
         return load(self.files[0])
 
     def upscale(
-        self, image: Pixels, size: Size, *, tile: int = 512, overlap: int = OVERLAP, progress: Progress | None = None
+        self,
+        image: Pixels,
+        size: Size,
+        *,
+        tile: int = 512,
+        overlap: int = OVERLAP,
+        progress: Progress | None = None,
+        out: Pixels | None = None,
     ) -> Pixels:
         """See `Upscaler.upscale`. Works on the device and in the number format the model is in."""
         progress = progress or Silent()
@@ -59,7 +66,7 @@ class ModelUpscaler:
         run = _Run(model, tile, overlap, progress.advance)
         for _ in grids[1:]:
             image = run.native(image)
-        image = run.fitted(image, size, grids[-1])
+        image = run.fitted(image, size, grids[-1], out)
         return np.clip(image, 0.0, 1.0, out=image)
 
 
@@ -103,8 +110,8 @@ class _Run:
     overlap: int
     on_tile: Callable[[int], None]
 
-    def native(self, image: Pixels) -> Pixels:
-        """The image at the model's own scale."""
+    def native(self, image: Pixels, out: Pixels | None = None) -> Pixels:
+        """The image at the model's own scale, in `out` where given."""
         return map_tiles(
             image,
             self._call,
@@ -112,10 +119,11 @@ class _Run:
             overlap=self.overlap,
             scale=self.model.scale,
             on_tile=self.on_tile,
+            out=out,
         )
 
-    def fitted(self, image: Pixels, size: Size, grid: TileGrid) -> Pixels:
-        """The image at `size`.
+    def fitted(self, image: Pixels, size: Size, grid: TileGrid, out: Pixels | None = None) -> Pixels:
+        """The image at `size`, in `out` (zeros) where given.
 
         Where the model makes more, each tile is made smaller before it is put down: a 4x model on the way from 8192² to
         16384² would otherwise hold 32768² in between (13 GB).
@@ -123,9 +131,10 @@ class _Run:
         source = grid.canvas
         native = source.scaled(self.model.scale)
         if native != size and native.covers(size) and size.covers(source) and len(grid.tiles) > 1 and self.overlap > 0:
-            return map_tiles_to_size(image, self._call, size, grid, on_tile=self.on_tile)
-        made = self.native(image)
-        return made if native == size else resample(made, size)
+            return map_tiles_to_size(image, self._call, size, grid, on_tile=self.on_tile, out=out)
+        if native == size:
+            return self.native(image, out)
+        return resample(self.native(image), size, out=out)
 
     def _call(self, piece: Pixels) -> Pixels:
         return call(self.model, piece)

@@ -37,12 +37,20 @@ class Upscaler(Protocol):
         ...
 
     def upscale(
-        self, image: Pixels, size: Size, *, tile: int = 512, overlap: int = OVERLAP, progress: Progress | None = None
+        self,
+        image: Pixels,
+        size: Size,
+        *,
+        tile: int = 512,
+        overlap: int = OVERLAP,
+        progress: Progress | None = None,
+        out: Pixels | None = None,
     ) -> Pixels:
         """`image` (float32 H×W×3 in [0, 1]) at exactly `size`, float32 in [0, 1]; it is never changed in place.
 
         `tile` and `overlap` in input pixels bound a model's memory; kernels ignore them. `progress` is advanced once
-        per tile, after a `begin`. Raises ImageError where a model gives values that are not finite.
+        per tile, after a `begin`. `out`: zeros of H×W×3 at that size, to be written into and returned (it may be mapped
+        from a file); None: a new array. Raises ImageError where a model gives values that are not finite.
         """
         ...
 

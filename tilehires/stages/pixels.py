@@ -1,0 +1,77 @@
+"""From the canvas to latents and back, strip by strip: of a large picture no second float copy is made on the way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from tilehires.checks import Finding
+from tilehires.checks.finite import finite, joined
+from tilehires.diffusion.components import Diffusion
+from tilehires.geometry import Size
+from tilehires.stages import Tools
+from tilehires.tiling import vae
+from tilehires.tiling.planes import Planes
+
+ROWS = 256  # rows turned into pixels at a time
+
+
+def to_latents(
+    pixels: np.ndarray, canvas: Size, model: Diffusion, tools: Tools, *, mode: vae.Mode, name: str
+) -> torch.Tensor:
+    """Latents of HWC pixels in [0, 1], mirrored out to `canvas`: 1×C×h×w, float32, on the CPU."""
+    tools.progress.begin(f"{name}: encoding", 1)
+    with tools.bay.on_device(model.vae):
+        latents = vae.encode(model.vae, Planes(pixels, canvas), mode=mode, device=tools.bay.device)
+    tools.progress.advance()
+    return latents
+
+
+def to_pixels(
+    latents: torch.Tensor,
+    out: np.ndarray,
+    model: Diffusion,
+    tools: Tools,
+    *,
+    mode: vae.Mode,
+    name: str,
+    fallback: np.ndarray | None,
+) -> tuple[Finding, ...]:
+    """Decode into `out`, HWC around [0, 1], unclipped; what lies beyond its right and lower edge is dropped.
+
+    Pixels that are no numbers are taken from `fallback` (of the same size), else black; the finding flags the place.
+    """
+    tools.progress.begin(f"{name}: decoding", 1)
+    landing = _Landing(out, fallback)
+    with tools.bay.on_device(model.vae):
+        vae.decode_into(model.vae, latents, landing, mode=mode, device=tools.bay.device)
+    tools.progress.advance()
+    return tuple(joined(landing.findings))
+
+
+class _Landing:
+    """Where decoded strips, 1×3×rows×W around [-1, 1], are put down."""
+
+    def __init__(self, out: np.ndarray, fallback: np.ndarray | None) -> None:
+        self._out, self._fallback = out, fallback
+        self.findings: list[Finding] = []
+
+    def __call__(self, row: int, strip: torch.Tensor) -> None:
+        if row == 0:
+            self.findings = []  # a first attempt is forgotten when a second one begins
+        height, width = self._out.shape[:2]
+        for top in range(row, min(row + strip.shape[-2], height), ROWS):
+            bottom = min(top + ROWS, row + strip.shape[-2], height)
+            planes = strip[0, :, top - row : bottom - row, :width]
+            self._put(top, (planes.numpy().transpose(1, 2, 0) + 1) / 2)
+
+    def _put(self, top: int, values: np.ndarray) -> None:
+        target = self._out[top : top + len(values)]
+        if found := finite(values, values):
+            bad = np.logical_not(np.isfinite(values).all(axis=2, keepdims=True))
+            spare = 0 if self._fallback is None else self._fallback[top : top + len(values)]
+            values = np.where(bad, spare, values)
+            self.findings += [replace(one, box=one.box and one.box.shift(0, top)) for one in found]
+        target[:] = values
