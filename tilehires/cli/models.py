@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tilehires import detectors
 from tilehires.errors import MissingError, TilehiresError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def models(ctx: click.Context) -> None:
 @models.command()
 @click.argument("file")
 def inspect(file: str) -> None:
-    """Say what FILE is: a checkpoint (a .safetensors file, a diffusers folder, a hub id, or "builtin") or an upscaler.
+    """Say what FILE is: a checkpoint (a .safetensors file, a diffusers folder, a hub id, "builtin"), upscaler or detector.
 
     Prints family, layout, size and hash. Reads a checkpoint's header only, and then its bytes for the hash.
     """
@@ -98,7 +99,7 @@ def _described(file: str) -> Iterator[str]:
     try:
         checkpoint = checkpoints.inspect(file)
     except MissingError as error:
-        yield from _upscaler(path, error)
+        yield from _other(path, error)
         return
     yield f"{file}: a checkpoint"
     yield f"  family      {checkpoint.family.name} ({checkpoint.family.title})"
@@ -106,6 +107,34 @@ def _described(file: str) -> Iterator[str]:
     yield f"  prediction  {checkpoint.prediction}"
     yield f"  native      {checkpoint.family.native} px"
     yield from _weights(checkpoint.path, checkpoint.files)
+
+
+def _other(path: Path, no_checkpoint: MissingError) -> Iterator[str]:
+    """A detector's or an upscaler's description. A `.pt` may be either."""
+    suffix = path.suffix.lower()
+    if suffix in detectors.MEDIAPIPE and path.is_file():
+        from tilehires.detectors.mediapipe import task_of
+
+        yield f"{path}: a detector (mediapipe)"
+        yield f"  task        {task_of(path)}"
+        yield from _weights(path, (path,))
+        return
+    try:
+        yield from list(_upscaler(path, no_checkpoint))
+    except MissingError:
+        if suffix not in detectors.YOLO or not path.is_file():
+            raise
+        yield from _yolo(path)
+
+
+def _yolo(path: Path) -> Iterator[str]:
+    from tilehires.detectors.yolo import describe
+
+    facts = describe(path)
+    yield f"{path}: a detector (YOLO)"
+    for name, value in facts.items():
+        yield f"  {name:<11} {value}"
+    yield from _weights(path, (path,))
 
 
 def _upscaler(path: Path, no_checkpoint: MissingError) -> Iterator[str]:
