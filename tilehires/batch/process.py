@@ -115,7 +115,8 @@ def _compute(
         names = [earlier.name for earlier in job.stages]
         source = Source(picture.pixels, dict(zip(names, (entry.facts for entry in entries), strict=False)))
         meter = Meter(context.tools.bay.device)
-        made = stage.run(image, source, context.tools)
+        steps = store.steps(key, context.environment, job.config.settings.run.step_checkpoint)
+        made = stage.run(image, source, replace(context.tools, resume=steps))
         image = store.put(key, stage, made, context.environment)
         entries.append(Entry(None, image.facts, image.findings, context.environment))
         spendings.append(meter.read())

@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from tilehires.checks.finding import Finding
+from tilehires.diffusion.resume import StepFile
 from tilehires.files import atomic, write_json
 from tilehires.geometry import Box
 from tilehires.progress import Progress
@@ -105,6 +106,7 @@ class Store:
             "environment": dict(environment),
         }
         write_json(self._record(key), body)
+        self._steps(key).unlink(missing_ok=True)
         # What a reader of the record gets: tuples have become lists, for instance.
         return StageResult(result.pixels, json.loads(json.dumps(body["facts"])), result.findings)
 
@@ -121,6 +123,14 @@ class Store:
             kept[rows] = restored(levels)
         return crc, kept
 
+    def steps(self, key: str, environment: Mapping[str, Any], every: float) -> StepFile:
+        """Where the stage that will be stored under `key` keeps the state of its pass; `every` seconds, as StepFile.
+
+        Such a state is only taken up in the environment it was made in: across two, equal bytes aren't promised.
+        """
+        plan = json.dumps([key, dict(environment)], sort_keys=True, default=str)
+        return StepFile(self._steps(key), plan, every)
+
     def trim(self) -> None:
         """Drop the oldest artefacts until the rest is within the limit. Their records stay: they are small, and tell."""
         files = [(status.st_mtime_ns, status.st_size, path) for path, status in self._artefacts()]
@@ -132,10 +142,13 @@ class Store:
             total -= size
 
     def _artefacts(self) -> list[tuple[Path, os.stat_result]]:
-        return [(path, path.stat()) for path in self._folder.glob("*/*.npy")]
+        return [(path, path.stat()) for kind in ("npy", "steps") for path in self._folder.glob(f"*/*.{kind}")]
 
     def _artefact(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.npy"
+
+    def _steps(self, key: str) -> Path:
+        return self._folder / key[:2] / f"{key}.steps"
 
     def _record(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.json"

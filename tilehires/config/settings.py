@@ -202,6 +202,15 @@ class RunSettings(Section):
     )
     strict: bool = Field(False, description="Exit 4 when an image is flagged.")
     limit: int = Field(0, ge=0, description="Do only the first N images; 0: all.")
+    step_checkpoint: int = Field(
+        60,
+        ge=-1,
+        le=86400,
+        description=(
+            "Inside a pass, keep its state every that many seconds, so that a killed run goes on inside the pass; "
+            "0: after every model call, -1: never."
+        ),
+    )
     metadata: bool = Field(True, description="Write settings into the outputs, and keep the input's own metadata.")
 
 

@@ -5,7 +5,9 @@ and inpaint pipelines of Stable Diffusion 1.x/2.x and XL when it runs the same s
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,7 @@ from tilehires.diffusion.inpaint import Inpaint, latent_channels, sees_mask
 from tilehires.diffusion.noise import NoiseSource
 from tilehires.diffusion.predictor import Predictor, TileConditioning, TimeIds
 from tilehires.diffusion.prompts import Conditioning
+from tilehires.diffusion.resume import StepFile, can_resume, restore, state_of
 from tilehires.geometry import Size
 from tilehires.progress import Progress
 from tilehires.tiling.engine import TiledDenoiser
@@ -72,6 +75,7 @@ def sample(
     inpaint: Inpaint | None = None,
     tile_conditioning: TileConditioning | None = None,
     on_step: OnStep | None = None,
+    resume: StepFile | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     name: str = "sampling",
@@ -86,7 +90,9 @@ def sample(
 
     `conditioning` may be a function of the step, 0 … steps.run − 1 (a second-order sampler calls the model twice in one);
     `tile_conditioning` gives single tiles their own. Every conditioning of a pass has one batch, and all or none guide.
-    `inpaint`: repaint a part only. `on_step` is told after each model call.
+    `inpaint`: repaint a part only. `on_step` is told after each model call. `resume`: go on from the state this very pass
+    left there, and keep it there; the noise must be of (seed, step), as CanvasNoise's. Without it, and for samplers that
+    can't (resume.HISTORY), a pass always begins at its beginning.
     `progress` is begun under `name`, advanced once a model call, and may raise Interrupted.
     """
     heard = conditioning if callable(conditioning) else lambda step: conditioning
@@ -108,21 +114,35 @@ def sample(
     blended = inpaint if beside is None else None
     predict = Predictor(model, cfg, size, denoiser, time_ids, torch.device(device), beside, tile_conditioning)
     extra = set(inspect.signature(scheduler.step).parameters)
+    at, first = "", 0
+    if resume and not can_resume(scheduler):
+        resume = None
+    if resume:
+        tiles = (denoiser.grid, denoiser.batch) if denoiser else None
+        at = _identity(x, inpaint, scheduler, name, steps, cfg, size, time_ids, tiles)
+        if (state := resume.load(at)) is not None:
+            x, first = restore(state, scheduler, home), state.done
     if progress:
         progress.begin(name, len(timesteps))
-    for number, t in enumerate(timesteps):
-        step = min(number // order, steps.run - 1)
-        answer = predict(scheduler.scale_model_input(x, t), t, heard(step), step)
-        arguments: dict[str, Any] = {"eta": 0.0} if "eta" in extra else {}
-        if "generator" in extra:
-            arguments["generator"] = noise.generator(steps.start * order + number)
-        x = scheduler.step(answer, t, x, **arguments, return_dict=False)[0]
-        if blended:
-            x = blended.kept(x, scheduler, drawn, timesteps[number + 1 : number + 2])
-        if on_step:
-            on_step(number + 1, len(timesteps), x)
-        if progress:
-            progress.advance()
+        if first:
+            progress.note(f"{name} goes on after {first} of {len(timesteps)} model calls.")
+            progress.advance(first)
+    with resume.kept() if resume else contextlib.nullcontext():
+        for number in range(first, len(timesteps)):
+            t, step = timesteps[number], min(number // order, steps.run - 1)
+            answer = predict(scheduler.scale_model_input(x, t), t, heard(step), step)
+            arguments: dict[str, Any] = {"eta": 0.0} if "eta" in extra else {}
+            if "generator" in extra:
+                arguments["generator"] = noise.generator(steps.start * order + number)
+            x = scheduler.step(answer, t, x, **arguments, return_dict=False)[0]
+            if blended:
+                x = blended.kept(x, scheduler, drawn, timesteps[number + 1 : number + 2])
+            if resume:
+                resume.reached(at, state_of(number + 1, x, scheduler))
+            if on_step:
+                on_step(number + 1, len(timesteps), x)
+            if progress:
+                progress.advance()
     return Sample(x.float().cpu(), steps)
 
 
@@ -130,6 +150,18 @@ def canvas_home(denoiser: TiledDenoiser | None, device: torch.device | str) -> t
     """Where the latent canvas is kept while it is sampled: by the grid alone, so that no budget changes a bit of it."""
     cut = denoiser is not None and len(denoiser.grid.tiles) > 1
     return torch.device("cpu") if cut else torch.device(device)
+
+
+def _identity(start: torch.Tensor, inpaint: Inpaint | None, scheduler: Any, *rest: Any) -> str:
+    """What tells this pass from every other one of its stage: where it starts from, and how it goes."""
+    sums = [_crc(tensor) for tensor in (start, *((inpaint.mask, inpaint.original) if inpaint else ()))]
+    # diffusers' own notes begin with an underscore, and come in no order.
+    config = sorted((key, value) for key, value in scheduler.config.items() if not key.startswith("_"))
+    return repr((tuple(start.shape), sums, type(scheduler).__name__, config, rest))
+
+
+def _crc(tensor: torch.Tensor) -> int:
+    return zlib.crc32(tensor.cpu().contiguous().numpy().data)
 
 
 def _lay_out(scheduler: Any, total: int, device: torch.device | str) -> None:

@@ -19,6 +19,7 @@ from tilehires.scratch import Scratch
 
 if TYPE_CHECKING:
     from tilehires.diffusion.bay import Bay
+    from tilehires.diffusion.resume import StepFile
     from tilehires.memory import Plan
 
 
@@ -38,6 +39,8 @@ class Tools:
     plan: Plan
     progress: Progress
     scratch: Scratch = Scratch()
+    resume: StepFile | None = None
+    """Where a pass of this stage keeps its state, and finds what a killed run left of it."""
 
 
 @dataclass(frozen=True)

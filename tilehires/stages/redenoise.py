@@ -142,6 +142,7 @@ class PassStage:
                 size=canvas,
                 denoiser=TiledDenoiser(grid, tools.plan.tile_batch),
                 time_ids=s.time_ids,
+                resume=tools.resume,
                 device=tools.bay.device,
                 progress=tools.progress,
                 name=f"{self.name}: sampling",
