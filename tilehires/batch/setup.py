@@ -15,6 +15,7 @@ from tilehires.diffusion import checkpoints, samplers
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.errors import ConfigError, MissingError
 from tilehires.geometry import Box, Size
+from tilehires.stages.cutting import tile_range
 from tilehires.stages.redenoise import PassStage, pass_settings, vae_files
 from tilehires.stages.route import Step
 
@@ -98,7 +99,7 @@ def _plan(config: Config, checkpoint: Checkpoint, device: torch.device, dtype: t
     family = checkpoint.family
     bytes_each = torch.finfo(dtype).bits // 8
     need = memory.Need(weights=checkpoint.unet_parameters * bytes_each, per_cell=family.bytes_per_cell * bytes_each / 2)
-    side = (settings.tiled.tile_max or family.tile_max) // checkpoint.vae_factor
+    side = tile_range(settings.tiled, family)[1] // checkpoint.vae_factor
     canvas = settings.hires.max_canvas // checkpoint.vae_factor
     guided = max(hires_pass(settings, 0).cfg, tiled_pass(settings, 0).cfg) > 1
     accelerator = device.type != "cpu"

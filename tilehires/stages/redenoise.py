@@ -19,12 +19,13 @@ from tilehires.errors import MissingError
 from tilehires.geometry import Box, Size
 from tilehires.progress import Counted
 from tilehires.stages import Source, StageResult, Tools
+from tilehires.stages.cutting import cut, tile_range
 from tilehires.stages.pixels import to_latents, to_pixels
 from tilehires.stages.route import Step
 from tilehires.stages.tones import tones
 from tilehires.tiling import lock, vae
 from tilehires.tiling.engine import TiledDenoiser
-from tilehires.tiling.grid import TileGrid, elastic_grid
+from tilehires.tiling.grid import TileGrid
 from tilehires.upscalers.latent import LatentMode
 from tilehires.upscalers.protocol import Upscaler
 
@@ -56,7 +57,8 @@ class PassSettings(BaseModel):
 
 def pass_settings(settings: Settings, step: Step, values: SamplingPass, checkpoint: Checkpoint) -> PassSettings:
     """The slice of the settings that step uses; zeros filled in from the model family."""
-    tiled, family = settings.tiled, checkpoint.family
+    tiled = settings.tiled
+    tile_min, tile_max = tile_range(tiled, checkpoint.family)
     return PassSettings(
         size=step.size,
         crop=step.crop,
@@ -65,8 +67,8 @@ def pass_settings(settings: Settings, step: Step, values: SamplingPass, checkpoi
         emphasis=settings.model.emphasis,
         first_steps=settings.generate.steps,
         dtype=settings.model.dtype,
-        tile_min=tiled.tile_min or family.tile_min,
-        tile_max=tiled.tile_max or family.tile_max,
+        tile_min=tile_min,
+        tile_max=tile_max,
         overlap=tiled.overlap,
         in_tiles=step.name != "hires" or step.size.long_side > settings.hires.max_canvas,
         time_ids=tiled.time_ids,
@@ -178,17 +180,10 @@ class PassStage:
     def grid(self, factor: int) -> TileGrid:
         """The tiles in cells of `factor` pixels. One tile where the pass works in one piece."""
         s, family = self.settings, self._checkpoint.family
-        cells = s.size.ceil_to(CANVAS).divided(factor)
+        canvas = s.size.ceil_to(CANVAS)
         if not s.in_tiles:
-            return TileGrid.whole(cells)
-        return elastic_grid(
-            cells,
-            tile_max=s.tile_max // factor,
-            tile_min=s.tile_min // factor,
-            overlap=-(-s.overlap // factor),
-            multiple=family.multiple,
-            cost=family.cost,
-        )
+            return TileGrid.whole(canvas.divided(factor))
+        return cut(canvas, tile_min=s.tile_min, tile_max=s.tile_max, overlap=s.overlap, factor=factor, family=family)
 
     def _upscaled(self, pixels: np.ndarray, upscaler: Upscaler, tools: Tools) -> tuple[np.ndarray, int]:
         """The picture at the step's size, and how many calls that took: a model's are its tiles, a kernel's is one."""

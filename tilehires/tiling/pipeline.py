@@ -46,7 +46,8 @@ def tiled(
     latest call.
     Raises ConfigError for another denoiser, one with an enabled cache, a second entry, or an impossible tile.
     """
-    denoiser = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
+    parts = (getattr(pipe, name, None) for name in ("transformer", "unet"))
+    denoiser = next((part for part in parts if part is not None), None)  # truth is no test: compiled ones have none
     if denoiser is None:
         raise ConfigError(f"A {type(pipe).__name__} has no denoiser to tile.", hint="Give a pipeline of images.")
     model = getattr(denoiser, "_orig_mod", denoiser)  # below torch.compile's wrapper
