@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from tilehires.diffusion import loading
+from tilehires.diffusion import loading, prompts
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.diffusion.components import Diffusion
+from tilehires.diffusion.syntax import Count
+
+COURSES = 32  # encoded prompts kept: a batch asks for the same few in every image and pass
 
 
 class Bay:
@@ -27,15 +32,42 @@ class Bay:
         self.dtype = dtype
         self._diffusion: tuple[tuple[Checkpoint, str | None], Diffusion] | None = None
         self._upscaler: tuple[Path, Any] | None = None
+        self._courses: OrderedDict[tuple[Any, ...], prompts.Course] = OrderedDict()
 
     def diffusion(self, checkpoint: Checkpoint, vae: str | None = None) -> Diffusion:
         """The model of a checkpoint, with another VAE if named. Raises MissingError when its weights can't be read."""
         key = (checkpoint, vae)
         if self._diffusion is None or self._diffusion[0] != key:
             self._diffusion = None
+            self._courses.clear()
             self._collect()
             self._diffusion = (key, loading.load(checkpoint, self.dtype, vae))
         return self._diffusion[1]
+
+    def course(
+        self, model: Diffusion, prompt: str, negative: str, *, guided: bool, count: Count, encoding: prompts.Encoding
+    ) -> prompts.Course:
+        """As prompts.course, in host memory. Of the loaded model the latest are remembered: its text encoders then stay
+        where they are. What a LoRA or textual inversion has a part in is encoded anew.
+        """
+        adapted = any(getattr(encoder, "_hf_peft_config_loaded", False) for encoder in model.text_encoders)
+        lasting = (
+            self._diffusion is not None and model is self._diffusion[1] and not adapted and not encoding.embeddings
+        )
+        key = (prompt, negative, guided, count, encoding.clip_skip, encoding.emphasis)
+        if lasting and key in self._courses:
+            self._courses.move_to_end(key)
+            return self._courses[key]
+        with self.on_device(*model.text_encoders):
+            made = prompts.course(
+                model, prompt, negative, guided=guided, count=count, encoding=encoding, device=self.device
+            )
+        made = dataclasses.replace(made, distinct=tuple(_in_host_memory(one) for one in made.distinct))
+        if lasting:
+            self._courses[key] = made
+            while len(self._courses) > COURSES:
+                self._courses.popitem(last=False)
+        return made
 
     def upscaler(self, path: Path) -> Any:
         """spandrel's descriptor of a model file, on the device. Raises MissingError when the file can't be used."""
@@ -67,9 +99,15 @@ class Bay:
     def free(self) -> None:
         """Let go of everything."""
         self._diffusion = self._upscaler = None
+        self._courses.clear()
         self._collect()
 
     def _collect(self) -> None:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _in_host_memory(heard: prompts.Conditioning) -> prompts.Conditioning:
+    pooled = None if heard.pooled is None else heard.pooled.cpu()
+    return dataclasses.replace(heard, embeds=heard.embeds.cpu(), pooled=pooled)

@@ -122,16 +122,14 @@ class PassStage:
             latents = self._encode(upscaled, canvas, model, tools)
         wanted = tones(image.pixels if upscaled is None else upscaled, s.size) if values.lock else None
         grid, steps = self.grid(model.vae_factor), self.steps
-        with tools.bay.on_device(*model.text_encoders):
-            condition = prompts.course(
-                model,
-                values.prompt,
-                values.negative_prompt,
-                guided=values.cfg > 1,
-                count=Count(steps.run, before=s.first_steps, later=True),
-                encoding=prompts.Encoding(s.clip_skip, s.emphasis),
-                device=tools.bay.device,
-            )
+        condition = tools.bay.course(
+            model,
+            values.prompt,
+            values.negative_prompt,
+            guided=values.cfg > 1,
+            count=Count(steps.run, before=s.first_steps, later=True),
+            encoding=prompts.Encoding(s.clip_skip, s.emphasis),
+        )
         with tools.bay.on_device(model.unet):
             made = sampling.sample(
                 model,
