@@ -16,6 +16,7 @@ from tilehires.cli import COMMANDS, cli
 from tilehires.config.layers import sections
 from tilehires.config.presets import shipped
 from tilehires.config.toml import literal
+from tilehires.diffusion import samplers
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MARK = "<!-- The part above is made by tools/make_docs.py. -->"
@@ -42,7 +43,7 @@ An unknown name is refused, with the name that was probably meant.
 
 def pages() -> dict[Path, str]:
     """Every generated page's text, hand-written parts included, by its path."""
-    made = {DOCS / "settings.md": _settings()}
+    made = {DOCS / "settings.md": _settings(), DOCS / "samplers.md": _samplers()}
     for name in COMMANDS:
         command = cli.get_command(click.Context(cli), name)
         if command is None:
@@ -68,6 +69,39 @@ def _settings() -> str:
             default = "–" if field.default is None else f"`{literal(field.default)}`"
             meaning = _cell(field.description or "")
             lines.append(f"| `{name}.{key}` | {default} | {_allowed(properties[key])} | {meaning} |")
+    return "\n".join(lines)
+
+
+SAMPLERS = """\
+# Samplers and schedules
+
+Samplers go by AUTOMATIC1111's names, in any case, and are run by diffusers. Old names that carry the schedule
+(`DPM++ 2M Karras`) are split; the names of ComfyUI, SwarmUI, InvokeAI and NovelAI are understood too. The same table on the
+terminal: `tilehires models --samplers`. A sampler that there isn't is an error with the list when you name it; when an
+image's metadata names it, it is left out with a note in the report.
+"""
+
+
+def _samplers() -> str:
+    yes = {True: "yes", False: "–"}
+    lines = [SAMPLERS, "## Samplers", "| name | run by | Automatic means | other names |", "|---|---|---|---|"]
+    for name, row in samplers.SAMPLERS.items():
+        arguments = "".join(f", {key}={value!r}" for key, value in row.arguments.items())
+        others = ", ".join(f"`{alias}`" for alias, known in samplers.ALIASES.items() if known == name)
+        lines.append(f"| {name} | `{row.scheduler}`{_cell(arguments)} | {row.automatic} | {others} |")
+    lines += ["", *(f"{note}\n" for note in samplers.NEAR.values())]
+    lines += ["## Schedules", "| sampler | " + " | ".join(samplers.SCHEDULES) + " |"]
+    lines.append("|---" * (1 + len(samplers.SCHEDULES)) + "|")
+    for name in samplers.SAMPLERS:
+        lines.append(f"| {name} | " + " | ".join(yes[samplers.follows(name, one)] for one in samplers.SCHEDULES) + " |")
+    lines += ["", "| schedule | in diffusers | other names |", "|---|---|---|"]
+    special = {"Uniform": "as the checkpoint's own config says", "Align Your Steps": "`AysSchedules`, interpolated"}
+    for name, arguments in samplers.SCHEDULES.items():
+        said = special.get(name) or ", ".join(f"`{key}={value!r}`" for key, value in arguments.items())
+        others = ", ".join(f"`{a}`" for a, known in samplers.SCHEDULE_ALIASES.items() if known == name != a)
+        lines.append(f"| {name} | {said} | {others} |")
+    lines += ["", "Align Your Steps is for SD 1.x, SD 2.x and SDXL.", "", "## What there isn't"]
+    lines += [f"- {name}: {why or 'diffusers has none that equals it'}" for name, why in samplers.UNSUPPORTED.items()]
     return "\n".join(lines)
 
 

@@ -13,9 +13,10 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_img2img import (
     StableDiffusionXLImg2ImgPipeline,
 )
+from diffusers.schedulers import AysSchedules
 
 from tests import tiny
-from tilehires.diffusion import prompts, samplers, sampling
+from tilehires.diffusion import align_your_steps, prompts, samplers, sampling
 from tilehires.diffusion.noise import CanvasNoise, StockNoise
 from tilehires.diffusion.sampling import Sample, Steps, exact_steps
 from tilehires.diffusion.syntax import Count
@@ -48,7 +49,13 @@ PAIRS = [
     ("PLMS", "Uniform"),
     ("UniPC", "Uniform"),
     ("LCM", "Uniform"),
+    ("DEIS", "Karras"),
+    ("UniPC bh2", "Uniform"),
+    ("DDPM", "Uniform"),
+    ("TCD", "Uniform"),
+    ("DDIM", "DDIM"),
 ]
+LISTED = [(name, "Align Your Steps") for name, row in samplers.SAMPLERS.items() if row.listed]
 FAMILIES: dict[str, tuple[Callable[[], Pipeline], Any, Any]] = {
     "sd15": (tiny.sd15, StableDiffusionPipeline, StableDiffusionImg2ImgPipeline),
     "sd2": (tiny.sd2, StableDiffusionPipeline, StableDiffusionImg2ImgPipeline),
@@ -119,6 +126,20 @@ def test_txt2img_is_the_stock_pipelines_bit_for_bit(
     want = stock(pipe, kind, samplers.make(sampler, schedule, config), num_inference_steps=5, **size)
     got = ours(pipe, samplers.make(sampler, schedule, config), None, Steps(5, 0))
     assert torch.equal(got.latents, want), f"{sampler} {schedule}: off by up to {(got.latents - want).abs().max()}"
+
+
+@pytest.mark.parametrize(("sampler", "schedule"), LISTED)
+def test_align_your_steps_is_the_stock_pipelines_given_its_timesteps(
+    family: tuple[Pipeline, Any, Any], sampler: str, schedule: str
+) -> None:
+    pipe, _, kind = family
+    config = pipe.scheduler.config
+    name = "sdxl" if kind is StableDiffusionXLImg2ImgPipeline else "sd1"
+    plain = samplers.make(sampler, "Uniform", config)
+    table = AysSchedules[align_your_steps.TABLES[name]]
+    want = stock(pipe, kind, plain, image=some_latents(), strength=0.5, timesteps=table)
+    got = ours(pipe, samplers.make(sampler, schedule, config, name), some_latents(), Steps(10, 5))
+    assert torch.equal(got.latents, want), f"{sampler}: off by up to {(got.latents - want).abs().max()}"
 
 
 def test_img2img_from_pixels_is_the_stock_pipelines_when_the_generator_is_shared(

@@ -405,3 +405,13 @@ def test_report_is_rebuilt(capsys: pytest.CaptureFixture[str]) -> None:
     Path("output/report/report.json").write_text(json.dumps(body))
     assert command("report", "output") == 0
     assert Path("output/report/index.html").is_file()
+
+
+def test_the_samplers_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    from tilehires.diffusion import samplers
+
+    assert command("models", "--samplers") == ExitCode.OK
+    out = capsys.readouterr().out
+    for name in (*samplers.names(), *samplers.schedules(), *samplers.UNSUPPORTED):
+        assert name in out
+    assert "DPMSolverMultistep algorithm_type=dpmsolver++" in out

@@ -6,12 +6,19 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.schedulers import AysSchedules
 
-from tilehires.diffusion import samplers
+from tilehires.diffusion import align_your_steps, samplers
 from tilehires.errors import ConfigError, ExitCode
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "timestep_spacing": "leading"}
 PAIRS = [(s, w) for s in samplers.names() for w in samplers.schedules() if samplers.can_run(s, w)]
+
+
+def lay_out(scheduler: Any, total: int) -> None:
+    """The timesteps, as sampling sets them."""
+    if not align_your_steps.lay_out(scheduler, total, "cpu"):
+        scheduler.set_timesteps(total)
 
 
 @pytest.mark.parametrize(
@@ -28,18 +35,31 @@ PAIRS = [(s, w) for s in samplers.names() for w in samplers.schedules() if sampl
         ("DPM++ SDE Karras", "Automatic", ("DPM++ SDE", "Karras")),
         ("LMS Karras", "Automatic", ("LMS", "Karras")),
         ("DPM2 a Karras", "Automatic", ("DPM2 a", "Karras")),
+        ("dpmpp_2m_sde_gpu", "karras", ("DPM++ 2M SDE", "Karras")),
+        ("euler_ancestral", "normal", ("Euler a", "Uniform")),
+        ("k_dpm_2_a", "native", ("DPM2 a", "Karras")),
+        ("uni_pc_bh2", "sgm_uniform", ("UniPC bh2", "SGM Uniform")),
+        ("ddim", "ddim_uniform", ("DDIM", "DDIM")),
+        ("DPM++ 2M Polyexponential", "Automatic", ("DPM++ 2M", "Exponential")),
+        ("Euler Align Your Steps", "align_your_steps", ("Euler", "Align Your Steps")),
+        ("DPM++ 2M SGM Uniform", "Automatic", ("DPM++ 2M", "SGM Uniform")),
+        ("Euler", "ays", ("Euler", "Align Your Steps")),
     ],
 )
 def test_names_in_any_case_and_old_ones_are_understood(sampler: str, schedule: str, want: tuple[str, str]) -> None:
     assert samplers.split(sampler, schedule) == want
 
 
-@pytest.mark.parametrize("sampler", ["DPM fast", "DPM adaptive", "Restart", "DDIM CFG++", "Eular", ""])
+@pytest.mark.parametrize(
+    "sampler", ["DPM fast", "DPM adaptive", "Restart", "DDIM CFG++", "dpm_adaptive", "ipndm", "Eular", ""]
+)
 def test_unknown_samplers_list_what_there_is(sampler: str) -> None:
     with pytest.raises(ConfigError) as caught:
         samplers.split(sampler, "Automatic")
     assert all(name in caught.value.hint for name in samplers.names())
     assert caught.value.exit_code == ExitCode.USAGE
+    if sampler in samplers.UNSUPPORTED:
+        assert f"{sampler} can't be run" in caught.value.message
     if sampler == "Eular":
         assert "Did you mean 'Euler'?" in caught.value.hint
 
@@ -51,7 +71,9 @@ def test_unknown_schedules_list_what_there_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sampler", "schedule"), [("Euler a", "Karras"), ("Euler a", "Beta"), ("DDIM", "Karras"), ("DPM++ SDE", "Simple")]
+    ("sampler", "schedule"),
+    [("Euler a", "Karras"), ("Euler a", "Beta"), ("DDIM", "Karras"), ("DPM++ SDE", "Simple")]
+    + [("Euler a", "Align Your Steps"), ("LCM", "DDIM")],
 )
 def test_pairs_that_cant_be_run_say_which_can(sampler: str, schedule: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -72,7 +94,7 @@ def test_every_pair_builds_and_steps(sampler: str, schedule: str, prediction: st
     scheduler: Any = samplers.make(sampler, schedule, CONFIG | {"prediction_type": prediction})
     assert scheduler.config["prediction_type"] == prediction, "the model's own config must survive"
     assert scheduler.config["beta_end"] == 0.012
-    scheduler.set_timesteps(8)
+    lay_out(scheduler, 8)
     assert float(scheduler.timesteps[0]) > float(scheduler.timesteps[-1])
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((1, 4, 8, 8), generator=generator) * scheduler.init_noise_sigma
@@ -99,11 +121,31 @@ def test_a_schedule_sets_its_own_sigmas_only(sampler: str, schedule: str, key: s
 
 def test_the_schedules_differ() -> None:
     seen = set()
-    for schedule in ("Uniform", "Karras", "Exponential", "Beta", "SGM Uniform"):
-        scheduler = samplers.make("DPM++ 2M", schedule, CONFIG)
-        scheduler.set_timesteps(8)
+    for schedule in ("Uniform", "Karras", "Exponential", "Beta", "SGM Uniform", "DDIM", "Align Your Steps"):
+        scheduler = samplers.make("DPM++ 2M", schedule, {**CONFIG, "timestep_spacing": "linspace"})
+        lay_out(scheduler, 8)
         seen.add(tuple(scheduler.timesteps.tolist()))
-    assert len(seen) == 5
+    assert len(seen) == 7
+
+
+@pytest.mark.parametrize("total", [1, 2, 10, 11, 57, 300])
+@pytest.mark.parametrize("family", align_your_steps.TABLES)
+def test_align_your_steps_is_diffusers_table_and_between_its_points_interpolated(family: str, total: int) -> None:
+    table = AysSchedules[align_your_steps.TABLES[family]]
+    found = align_your_steps.timesteps(family, total)
+    assert len(found) == total and found == sorted(set(found), reverse=True), "every step must go down"
+    assert found[0] == table[0] and (total == 1 or found[-1] == table[-1])
+    if total == 10:
+        assert found == table
+
+
+def test_align_your_steps_is_refused_where_there_is_none() -> None:
+    with pytest.raises(ConfigError, match="1000 steps"):
+        align_your_steps.timesteps("sdxl", 1000)
+    with pytest.raises(ConfigError, match="family builtin"):
+        samplers.check("Euler", "Align Your Steps", "builtin")
+    assert not samplers.can_run("Euler", "Align Your Steps", "builtin")
+    assert samplers.can_run("Euler", "Align Your Steps", "sdxl")
 
 
 def test_the_table_holds_every_sampler_of_the_spec() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from tilehires import checks, metadata, upscalers
 from tilehires.batch.discover import Found
@@ -54,7 +55,7 @@ def prepare(found: Found, config: Config, checkpoint: Checkpoint, hashes: HashMe
         said.settings(),
         found.sidecars,
         image_family=said.family,
-        can_sample=samplers.can_run,
+        can_sample=partial(samplers.can_run, family=checkpoint.family.name),
         source=said.source,
         notes=said.notes,
     )
@@ -92,7 +93,7 @@ def _check(mine: Config, config: Config, stages: Sequence[Stage], checkpoint: Ch
     try:
         tried = {hires_pass(config.settings, 0).upscaler, tiled_pass(config.settings, 0).upscaler}
         for values in (hires_pass(mine.settings, 0), tiled_pass(mine.settings, 0)):
-            samplers.check(values.sampler, values.scheduler)
+            samplers.check(values.sampler, values.scheduler, checkpoint.family.name)
             if values.upscaler not in tried:
                 upscalers.check(values.upscaler)
         checks.require(mine.settings.check.only)

@@ -53,7 +53,7 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
     config = config.for_family(checkpoint.family.name)
     settings = config.settings
     for values in (hires_pass(settings, 0), tiled_pass(settings, 0)):
-        samplers.check(values.sampler, values.scheduler)
+        samplers.check(values.sampler, values.scheduler, checkpoint.family.name)
         upscalers.check(values.upscaler) if load_upscalers else upscalers.files(values.upscaler)
     checks.require(settings.check.only)
     if settings.model.vae is not None:

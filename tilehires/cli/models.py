@@ -20,14 +20,15 @@ SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")
 
 
 @click.group(invoke_without_command=True)
+@click.option("--samplers", is_flag=True, help="List the samplers and schedules instead: what each is run by.")
 @click.pass_context
-def models(ctx: click.Context) -> None:
+def models(ctx: click.Context, samplers: bool) -> None:
     """List the models that are found: the built-in ones, and the files in ./models.
 
     The environment variable TILEHIRES_MODELS names other folders, separated as in PATH. Reads headers only.
     """
     if ctx.invoked_subcommand is None:
-        click.echo("\n".join(_listing()))
+        click.echo("\n".join(_samplers() if samplers else _listing()))
 
 
 @models.command()
@@ -58,6 +59,23 @@ def _listing() -> Iterator[str]:
             yield f"  {path.relative_to(folder)}  {_size(_weights_of(path))}  {_kind(path)}"
         if not found:
             yield "  (no model)"
+
+
+def _samplers() -> Iterator[str]:
+    from tilehires.diffusion import samplers
+
+    yield "Samplers (generate.sampler), what Automatic means, and what runs them"
+    for name, row in samplers.SAMPLERS.items():
+        arguments = ", ".join(f"{key}={value}" for key, value in row.arguments.items())
+        yield f"  {name:20} {row.automatic:12} {row.scheduler.removesuffix('Scheduler')} {arguments}".rstrip()
+    yield "Schedules (generate.scheduler)"
+    for name in samplers.SCHEDULES:
+        without = [one for one in samplers.SAMPLERS if not samplers.follows(one, name)]
+        which = f"not with {', '.join(without)}" if without else "with all"
+        yield f"  {name:20} {which}"
+    yield f"  {'Automatic':20} what the sampler does best with, as above"
+    yield f"Not to be had: {', '.join(samplers.UNSUPPORTED)}"
+    yield "ComfyUI's, InvokeAI's and NovelAI's names are understood as well: docs/samplers.md."
 
 
 def _folders() -> list[Path]:

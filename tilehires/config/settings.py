@@ -77,7 +77,10 @@ class GenerateSettings(Section):
     cfg: Guidance = Field(7.0, description="Classifier-free guidance scale; 1 turns guidance off and halves the work.")
     sampler: str = Field("DPM++ 2M", description="Sampler, by AUTOMATIC1111's name.")
     scheduler: str = Field(
-        "Automatic", description="Noise schedule: Automatic, Uniform, Karras, Exponential, Beta, SGM Uniform, Simple."
+        "Automatic",
+        description=(
+            "Noise schedule: Automatic, Uniform, Karras, Exponential, Beta, SGM Uniform, Simple, DDIM, Align Your Steps."
+        ),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from tilehires.diffusion import align_your_steps
 from tilehires.diffusion.components import Diffusion
 from tilehires.diffusion.inpaint import Inpaint, latent_channels, sees_mask
 from tilehires.diffusion.noise import NoiseSource
@@ -166,6 +167,8 @@ def _crc(tensor: torch.Tensor) -> int:
 
 def _lay_out(scheduler: Any, total: int, device: torch.device | str) -> None:
     """Set the timesteps. LCM picks from those it was distilled on (50) and refuses more: then it is given as many."""
+    if align_your_steps.lay_out(scheduler, total, device):
+        return
     distilled = scheduler.config.get("original_inference_steps")
     if distilled and total > distilled:
         scheduler.set_timesteps(total, device=device, original_inference_steps=total)

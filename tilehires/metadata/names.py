@@ -40,9 +40,16 @@ SAMPLERS: Mapping[str, str] = {
     "unipc": "UniPC",
     "uni_pc": "UniPC",
     "lcm": "LCM",
+    "uni_pc_bh2": "UniPC bh2",
+    "deis": "DEIS",
+    "ddpm": "DDPM",
+    "tcd": "TCD",
     "restart": "Restart",
+    "heunpp2": "Heun++ 2",
+    "ipndm": "IPNDM",
+    "ipndm_v": "IPNDM_V",
 }
-"""Names in lower case. What A1111 has no name for (deis, ipndm, uni_pc_bh2, …) isn't here and stays as it is."""
+"""Names in lower case. What isn't here stays as it is."""
 
 SCHEDULES: Mapping[str, str] = {
     "normal": "Uniform",

@@ -135,7 +135,9 @@ class PassStage:
                 model,
                 condition.at,
                 latents,
-                scheduler=samplers.make(values.sampler, values.scheduler, model.scheduler_config),
+                scheduler=samplers.make(
+                    values.sampler, values.scheduler, model.scheduler_config, self._checkpoint.family.name
+                ),
                 steps=steps,
                 cfg=values.cfg,
                 noise=noise.CanvasNoise(values.seed, self.name),
