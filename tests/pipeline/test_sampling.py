@@ -13,7 +13,7 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_img2img import (
     StableDiffusionXLImg2ImgPipeline,
 )
-from diffusers.schedulers import AysSchedules
+from diffusers.schedulers.scheduling_utils import AysSchedules
 
 from tests import tiny
 from tilehires.diffusion import align_your_steps, prompts, samplers, sampling

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.schedulers import AysSchedules
+from diffusers.schedulers.scheduling_utils import AysSchedules
 
 from tilehires.diffusion import align_your_steps, samplers
 from tilehires.errors import ConfigError, ExitCode

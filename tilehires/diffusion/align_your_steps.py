@@ -18,7 +18,7 @@ def timesteps(family: str, total: int) -> list[int]:
     Raises ConfigError where so many don't fit between its last and its first.
     """
     import numpy as np
-    from diffusers.schedulers import AysSchedules
+    from diffusers.schedulers.scheduling_utils import AysSchedules
 
     table = AysSchedules[TABLES[family]]
     if total == 1:
