@@ -31,3 +31,12 @@ def save(state: dict[str, torch.Tensor], path: Path) -> Path:
     else:
         torch.save({"params_ema": state}, path)
     return path
+
+
+def restoreformer(path: Path, *, seed: int = 0) -> Path:
+    """RestoreFormer with one block a level and the fewest channels that its norms take; 512² in and out."""
+    from spandrel.architectures.RestoreFormer.__arch.restoreformer_arch import RestoreFormer
+
+    torch.manual_seed(seed)
+    net = RestoreFormer(n_embed=16, embed_dim=32, ch=32, ch_mult=(1, 1, 1, 1, 1, 1), num_res_blocks=1, z_channels=32)
+    return save(net.state_dict(), path)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tilehires.batch.determinism import deterministic_algorithms
 from tilehires.batch.discover import Discovery, Found, discover
+from tilehires.batch.fence import fenced
 from tilehires.batch.job import prepare
 from tilehires.batch.log import RunLog
 from tilehires.batch.marks import Mark, Marks, read_marks
@@ -23,7 +23,7 @@ from tilehires.batch.summary import Summary
 from tilehires.batch.workspace import Workspace
 from tilehires.config import Config
 from tilehires.diffusion.bay import Bay
-from tilehires.errors import ConfigError, Interrupted, RunError, TilehiresError
+from tilehires.errors import ConfigError, Interrupted, RunError
 from tilehires.files import writing
 from tilehires.images import suffix_of
 from tilehires.memory import parse_bytes
@@ -149,21 +149,24 @@ class _Run:
         """One image behind the fence: whatever goes wrong with it is its own record, unless the run itself can't go on."""
         self.progress.begin_image(image.id)
         began = time.monotonic()
-        try:
+
+        def work() -> Record:
             record = self._standing(image)
             if record is None:
                 config = self.marks.config(image.id, self.config)
                 record = process(prepare(image, config, self.setup.checkpoint, self.workspace.hashes), self.context)
                 self.marks.finished(image.id)
+            return record
+
+        def note(text: str) -> None:
+            self.log.event("traceback", id=image.id, text=text)
+
+        try:
+            made = fenced(work, note, self.workspace.logs)
         except RunError:
             self.log.event("stop", id=image.id)
             raise
-        except TilehiresError as error:
-            record = self._failed(image, ErrorRecord(type(error).__name__, error.message, error.hint))
-        except Exception as error:  # the one fence: a bug or a broken library costs one image, not the night
-            self.log.event("traceback", id=image.id, text=traceback.format_exc())
-            hint = f"This is a bug in tilehires or a library; the traceback is in {self.workspace.logs}."
-            record = self._failed(image, ErrorRecord(type(error).__name__, f"{type(error).__name__}: {error}.", hint))
+        record = self._failed(image, made) if isinstance(made, ErrorRecord) else made
         record = self.marks.reviewed(record)
         self.records.append(record)
         self.context.store.trim()

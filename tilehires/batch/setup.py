@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from tilehires import checks, memory, upscalers
+from tilehires.batch.device import device_of
 from tilehires.config import Config
 from tilehires.config.settings import Settings, hires_pass, tiled_pass
 from tilehires.diffusion import checkpoints, samplers
 from tilehires.diffusion.checkpoints import Checkpoint
-from tilehires.errors import ConfigError, MissingError
 from tilehires.geometry import Box, Size
 from tilehires.stages.cutting import tile_range
 from tilehires.stages.redenoise import PassStage, pass_settings, vae_files
@@ -70,22 +70,6 @@ def _check_grid(settings: Settings, checkpoint: Checkpoint) -> None:
     values = tiled_pass(settings, 0)
     step = Step("tiled.1", canvas, Box.of(canvas))
     PassStage(step.name, pass_settings(settings, step, values, checkpoint), checkpoint).grid(checkpoint.vae_factor)
-
-
-def device_of(name: str) -> torch.device:
-    """The device of that name; "auto" takes a GPU where there is one. Raises MissingError for one that isn't there."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"{name!r} is no device.", hint="Choose auto, cpu, cuda, cuda:N or mps.") from error
-    missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
-    if missing.get(device.type) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise MissingError(f"There is no device {name} here.", hint="Leave --device away, or see `tilehires doctor`.")
-    return device
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

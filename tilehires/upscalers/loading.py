@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
-from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError, canonicalize_state_dict
+from spandrel import (
+    MAIN_REGISTRY,
+    ArchRegistry,
+    ImageModelDescriptor,
+    ModelLoader,
+    UnsupportedModelError,
+    canonicalize_state_dict,
+)
 
 from tilehires.errors import MissingError
 
@@ -37,33 +46,68 @@ def load(path: Path) -> ImageModelDescriptor[Any]:
     TorchScript, which is code, is refused. Raises MissingError (exit 5) for a file that is missing, broken, unsafe, of
     an architecture spandrel doesn't know, or no upscaler.
     """
+    model = _load(path, "upscaler", _UPSCALERS)
+    if not isinstance(model, ImageModelDescriptor) or model.purpose == "FaceSR":
+        raise MissingError(f"{path} is a {model.architecture.name} {model.purpose} model, no upscaler.", hint=_OTHER)
+    if (model.input_channels, model.output_channels) not in _CHANNELS:
+        channels = f"{model.input_channels} channels into {model.output_channels}"
+        raise MissingError(f"{path} turns {channels}; an upscaler keeps grey, RGB or RGBA.", hint=_OTHER)
+    return _resting(model)
+
+
+def load_restorer(path: Path) -> ImageModelDescriptor[Any]:
+    """As `load`, for face restoration: GFPGAN and RestoreFormer; CodeFormer where spandrel_extra_arches is installed."""
+    model = _load(path, "face restoration model", _RESTORERS)
+    if not isinstance(model, ImageModelDescriptor) or model.purpose != "FaceSR":
+        raise MissingError(
+            f"{path} is a {model.architecture.name} {model.purpose} model, no face restoration model.", hint=_RESTORERS
+        )
+    return _resting(model)
+
+
+_UPSCALERS = "Use an upscaler such as ESRGAN, Compact, SwinIR, DAT or HAT; checkpoints and LoRA files are none."
+_RESTORERS = (
+    "Use GFPGAN or RestoreFormer; for CodeFormer, whose licence forbids commercial use, first: "
+    "pip install spandrel_extra_arches."
+)
+
+
+def _resting(model: ImageModelDescriptor[Any]) -> ImageModelDescriptor[Any]:
+    model.eval().float()
+    model.model.requires_grad_(False)
+    return model
+
+
+def _registry() -> ArchRegistry:
+    """spandrel's architectures, and the extra ones where that package is installed; spandrel's own list stays as it is."""
+    if find_spec("spandrel_extra_arches") is None:
+        return MAIN_REGISTRY
+    registry = MAIN_REGISTRY.copy()
+    registry.add(*import_module("spandrel_extra_arches").EXTRA_REGISTRY, ignore_duplicates=True)
+    return registry
+
+
+def _load(path: Path, what: str, hint: str) -> Any:
+    """The model in a file, whatever its purpose. Raises MissingError, which calls it a `what`."""
     if not path.is_file():
-        raise MissingError(f"The upscaler model {path} is not there.", hint="Check the path.")
+        raise MissingError(
+            f"The {what}{' model' if what == 'upscaler' else ''} {path} is not there.", hint="Check the path."
+        )
     try:
         state = canonicalize_state_dict(_state_dict(path))
-        model = ModelLoader(device="cpu").load_from_state_dict(state)
+        return ModelLoader(device="cpu", registry=_registry()).load_from_state_dict(state)
     except pickle.UnpicklingError as error:
         raise MissingError(
             f"{path} holds more than weights, or is damaged, and is not opened: unpickling it could run code.",
             hint="Get the model as .safetensors.",
         ) from error
     except UnsupportedModelError as error:
-        raise MissingError(
-            f"{path} is no upscaler of an architecture that spandrel knows.",
-            hint="Use an upscaler such as ESRGAN, Compact, SwinIR, DAT or HAT; checkpoints and LoRA files are none.",
-        ) from error
+        raise MissingError(f"{path} is no {what} of an architecture that spandrel knows.", hint=hint) from error
     except _BROKEN as error:
         raise MissingError(
-            f"{path} doesn't load as an upscaler: {_first_line(error)}", hint="Download it again, or use another model."
+            f"{path} doesn't load as {'an' if what == 'upscaler' else 'a'} {what}: {_first_line(error)}",
+            hint="Download it again, or use another model.",
         ) from error
-    if not isinstance(model, ImageModelDescriptor) or model.purpose == "FaceSR":
-        raise MissingError(f"{path} is a {model.architecture.name} {model.purpose} model, no upscaler.", hint=_OTHER)
-    if (model.input_channels, model.output_channels) not in _CHANNELS:
-        channels = f"{model.input_channels} channels into {model.output_channels}"
-        raise MissingError(f"{path} turns {channels}; an upscaler keeps grey, RGB or RGBA.", hint=_OTHER)
-    model.eval().float()
-    model.model.requires_grad_(False)
-    return model
 
 
 _OTHER = "Choose another model, or a kernel such as Lanczos."
