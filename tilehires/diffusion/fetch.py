@@ -40,7 +40,7 @@ def fetch(
         )
     from huggingface_hub import HfApi
     from huggingface_hub import errors as hub
-    from huggingface_hub.errors import HTTPError  # its HTTP library's, whichever that is
+    from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage] - whichever library's it is
 
     try:
         if file is None:
@@ -49,6 +49,8 @@ def fetch(
                 return _folder(repository, listed, revision)
             file = _only(repository, listed, allow_pickle)
         return _file(repository, file, folder, revision, allow_pickle)
+    except hub.HFValidationError as error:
+        raise _no_id(repository) from error
     except hub.GatedRepoError as error:
         raise MissingError(
             f"{repository} wants its terms accepted first.",
@@ -70,6 +72,10 @@ def fetch(
         ) from error
     except (HTTPError, OSError) as error:
         raise _unreachable(error) from error
+
+
+def _no_id(repository: str) -> ConfigError:
+    return ConfigError(f"{repository!r} is no hub id.", hint="A hub id is owner/name, as in the model page's address.")
 
 
 def _unreachable(error: BaseException) -> MissingError:
