@@ -267,7 +267,7 @@ def test_the_size_is_exact(
     place: Workplace, source: tuple[int, int], words: tuple[str, ...], expected: tuple[int, int]
 ) -> None:
     draw(place.input / "a.png", *source)
-    ended = place.run(*FAST, *words, "--strict")
+    ended = place.run(*FAST, *words, "--strict", "--set", 'check.only=["size"]')
     assert ended.code == ExitCode.OK, ended.out + ended.err
     assert size(place.output / "a.png") == expected
 
