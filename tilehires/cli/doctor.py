@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from tilehires.config.known_models import ALL
 from tilehires.errors import ExitCode, TilehiresError
 
 GIB = 1024**3
@@ -33,6 +34,9 @@ def doctor() -> int:
         click.echo(title)
         for line in lines:
             click.echo(f"  {line}")
+    click.echo("Files that people use (suggestions; tilehires downloads nothing unasked)")
+    for line in ALL:
+        click.echo(f"  {line}")
     if missing:
         click.echo("Missing")
         for line in missing:

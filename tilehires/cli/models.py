@@ -41,6 +41,25 @@ def inspect(file: str) -> None:
     click.echo("\n".join(_described(file)))
 
 
+@models.command()
+@click.argument("hub_id")
+@click.argument("file", required=False)
+@click.option("--to", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER", help="Where a file goes.")
+@click.option("--revision", metavar="NAME", help="A branch, tag or commit of the repository.")
+@click.option("--allow-pickle", is_flag=True, help="Fetch .pth, .pt, .ckpt and .bin too, which can carry code.")
+def fetch(hub_id: str, file: str | None, to: Path | None, revision: str | None, allow_pickle: bool) -> None:
+    """Download a model from the Hugging Face hub: the only command of tilehires that uses the network.
+
+    With FILE that file, into ./models (or the first folder of TILEHIRES_MODELS). Without, a diffusers repository whole, into
+    the hub's own cache, or the only .safetensors file of any other repository. A file that is there is never replaced.
+    """
+    from tilehires.diffusion.fetch import fetch as fetch_model
+
+    got = fetch_model(hub_id, file, to or _folders()[0], revision=revision, allow_pickle=allow_pickle)
+    click.echo(f"Fetched {got.path}")
+    click.echo(f"Use it by the name {got.reference}; tilehires models inspect says what it is.")
+
+
 def _listing() -> Iterator[str]:
     from tilehires import upscalers
     from tilehires.diffusion import checkpoints

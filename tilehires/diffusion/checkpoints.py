@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tilehires.config.known_models import CHECKPOINTS
 from tilehires.diffusion.family import BUILTIN, FAMILIES, Family
 from tilehires.diffusion.header import read_header
 from tilehires.errors import MissingError
@@ -70,7 +71,8 @@ def inspect(reference: str, *, prediction: str = "auto", vae: str | None = None)
     if HUB_ID.fullmatch(reference) and path.suffix != ".safetensors":
         return _folder(reference, _cached(reference), prediction)
     raise MissingError(
-        f"There is no checkpoint {reference}.", hint="Check the path, or use the built-in model: --checkpoint builtin."
+        f"There is no checkpoint {reference}.",
+        hint=f"Check the path, or use the built-in model: --checkpoint builtin. {CHECKPOINTS}",
     )
 
 
@@ -181,7 +183,7 @@ def _cached(hub_id: str) -> Path:
     except (LocalEntryNotFoundError, OSError, ValueError) as error:
         raise MissingError(
             f"The hub model {hub_id} is not on this machine, and tilehires downloads nothing by itself.",
-            hint=f"Download it yourself: hf download {hub_id}. If you meant a file, check its path.",
+            hint=f"Download it: tilehires models fetch {hub_id}. If you meant a file, check its path.",
         ) from error
 
 

@@ -34,10 +34,8 @@ def fetch(
     for a name that is none, a pickle without `allow_pickle`, or a file that is in the way; MissingError for what the hub
     doesn't have, or when it can't be reached.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise ConfigError(
-            f"{repository!r} is no hub id.", hint="A hub id is owner/name, as in the model page's address."
-        )
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):
+        raise _no_id(repository)
     from huggingface_hub import HfApi
     from huggingface_hub import errors as hub
     from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage] - whichever library's it is

@@ -11,6 +11,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
+from tilehires.config.known_models import UPSCALERS
 from tilehires.errors import ConfigError, MissingError
 from tilehires.upscalers.protocol import OVERLAP, Factory, Models, Upscaler
 
@@ -40,7 +41,7 @@ def resolve(name: str, models: Models | None = None) -> Upscaler:
     if not path.is_file():
         raise MissingError(
             f"The upscaler model {path} is not there.",
-            hint=f"Check the path; without a model file: {', '.join(names())}.",
+            hint=f"Check the path; without a model file: {', '.join(names())}. {UPSCALERS}",
         )
     from tilehires.upscalers.model import ModelUpscaler
 

@@ -20,6 +20,7 @@ from spandrel import (
     canonicalize_state_dict,
 )
 
+from tilehires.config.known_models import FACES, UPSCALERS
 from tilehires.errors import MissingError
 
 # What damaged or strange files make torch, safetensors and spandrel's detection raise.
@@ -91,7 +92,8 @@ def _load(path: Path, what: str, hint: str) -> Any:
     """The model in a file, whatever its purpose. Raises MissingError, which calls it a `what`."""
     if not path.is_file():
         raise MissingError(
-            f"The {what}{' model' if what == 'upscaler' else ''} {path} is not there.", hint="Check the path."
+            f"The {what}{' model' if what == 'upscaler' else ''} {path} is not there.",
+            hint=f"Check the path. {UPSCALERS if what == 'upscaler' else FACES}",
         )
     try:
         state = canonicalize_state_dict(_state_dict(path))
