@@ -11,8 +11,9 @@ from torch import nn
 
 from tests.families import Case, D, embeds, flux, flux2, quiet, qwen, sd3, sd15, sdxl, zimage
 from tilehires.errors import ConfigError
+from tilehires.geometry import Box, Size
 from tilehires.tiling import tiled
-from tilehires.tiling.adapters import ADAPTERS
+from tilehires.tiling.adapters import ADAPTERS, cut_level
 from tilehires.tiling.grid import Tile, TileGrid, elastic_grid
 
 
@@ -252,3 +253,13 @@ def test_what_cannot_work_is_refused_on_entry(small: Case) -> None:
     masks = {"ip_adapter_masks": [torch.ones(1, 1, 8, 8)]}
     with tiled(small.pipe, tile=16, overlap=4), pytest.raises(ConfigError, match="IP-Adapter masks"):
         small.run(cross_attention_kwargs=masks)
+
+
+@pytest.mark.parametrize("cells", [8, 9, 21, 25, 31])
+def test_a_residuals_level_is_told_by_how_sizes_halve(cells: int) -> None:
+    """9 cells are 5, 3 and 2 further down: by their ratio the last would pass for the level before it."""
+    there = cells
+    for level in range(4):
+        x = torch.rand(1, 2, 64 >> level, there)
+        assert torch.equal(cut_level(x, [Box(0, 0, cells, 64)], Size(cells, 64)), x), f"level {level}"
+        there = -(-there // 2)

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
-from tests.families import UNET, Case, D, embeds, flux, quiet, sd3, sd15, sdxl
+from tests.families import UNET, Case, D, flux, flux2, quiet, sd3, sd15, sdxl
+from tilehires.errors import ConfigError
 from tilehires.tiling import tiled
 
 
@@ -259,10 +261,8 @@ def test_a_compiled_denoiser_is_reached_below_its_wrapper() -> None:
     assert type(case.pipe.transformer).__name__ == "OptimizedModule"
 
 
-def test_what_an_adapter_passes_on_is_per_entry_and_tile() -> None:
+def test_places_of_flux2_are_those_of_the_tile() -> None:
     """Flux2: ids of every tile start at 0, for each of the tiles."""
-    from tests.families import flux2
-
     case, seen = quiet(flux2), []
 
     def forward(hidden_states: torch.Tensor, img_ids: torch.Tensor, **given: Any) -> tuple[torch.Tensor]:
@@ -280,11 +280,28 @@ def test_what_an_adapter_passes_on_is_per_entry_and_tile() -> None:
     for ids in seen:
         assert ids.shape == (3, tile.pixels, 4)
         assert all(torch.equal(entry, expected) for entry in ids)
-    with tiled(case.pipe, tile=8, overlap=2), pytest.raises(Exception, match="beside the canvas"):
-        case.pipe.transformer(
-            hidden_states=embeds(0, 1, 2 * 64, 16),
-            encoder_hidden_states=embeds(1, 1, 5, 32),
-            timestep=torch.tensor([0.5]),
-            img_ids=torch.cat([expected[:64], expected[:64] + torch.tensor([10, 0, 0, 0])])[None],
-            txt_ids=torch.zeros(1, 5, 4),
-        )
+
+
+def kontext() -> Case:
+    case = flux()
+    parts = {key: part for key, part in case.pipe.components.items() if key != "image_encoder"}
+    case.pipe = D.FluxKontextPipeline(**parts)
+    case.prompts |= {"image": torch.rand(1, 3, 192, 256), "_auto_resize": False}
+    case.from_image = False
+    return case
+
+
+def flux2_with_a_reference() -> Case:
+    case = flux2()
+    case.prompts["image"] = Image.new("RGB", (256, 192), "red")
+    return case
+
+
+@pytest.mark.parametrize("make", [kontext, flux2_with_a_reference])
+def test_reference_images_beside_the_canvas_are_refused(make: Callable[[], Case]) -> None:
+    case = quiet(make)
+    assert case.run().isfinite().all(), "without tiles it works"
+    with tiled(case.pipe, tile=8, overlap=2), pytest.raises(ConfigError, match="beside the canvas") as error:
+        case.run()
+    assert "plain text or image pipeline" in error.value.hint
+    assert case.run().isfinite().all()
