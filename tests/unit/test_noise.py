@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tilehires.diffusion.noise import CanvasNoise, NoiseSource, StockNoise, derived_seed
+from tilehires.diffusion.noise import CanvasNoise, CutNoise, NoiseSource, StockNoise, derived_seed
 
 
 def drawn(noise: NoiseSource, step: int, shape: tuple[int, ...] = (4, 8, 8)) -> torch.Tensor:
@@ -56,3 +56,13 @@ def test_stock_noise_is_one_generator_drawn_from_in_turn(step: int) -> None:
     noise = StockNoise(generator)
     assert torch.equal(noise.start((2, 3)), torch.randn((2, 3), generator=plain))
     assert torch.equal(drawn(noise, step), torch.randn((4, 8, 8), generator=plain))
+
+
+def test_a_pieces_noise_is_the_canvas_there_and_its_steps_are_its_own() -> None:
+    canvas = CanvasNoise(7, "tiled.1").start((1, 4, 16, 16))
+    one, other = (CutNoise(canvas[..., :8, x : x + 8], 7, f"tiled.1/{x}") for x in (0, 8))
+    assert torch.equal(torch.cat([one.start((1, 4, 8, 8)), other.start((1, 4, 8, 8))], -1), canvas[..., :8, :])
+    assert torch.equal(drawn(one, 3), drawn(CanvasNoise(7, "tiled.1/0"), 3))
+    assert not torch.equal(drawn(one, 3), drawn(other, 3))
+    with pytest.raises(ValueError, match="noise cut to"):
+        one.start((1, 4, 8, 9))

@@ -99,6 +99,6 @@ def _check(mine: Config, config: Config, stages: Sequence[Stage], checkpoint: Ch
         checks.require(mine.settings.check.only)
         for stage in stages:
             if isinstance(stage, PassStage):
-                stage.grid(checkpoint.vae_factor)
+                stage.layout(checkpoint.vae_factor)
     except RunError as error:
         raise ImageError(error.message, hint=error.hint) from error

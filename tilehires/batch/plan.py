@@ -14,28 +14,31 @@ from tilehires.errors import ImageError
 from tilehires.images import suffix_of
 from tilehires.memory import GIB
 from tilehires.stages.redenoise import PassStage
-from tilehires.tiling.grid import TileGrid
+from tilehires.stages.redraw import Layout
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedStage:
-    """One upscale with its second pass; `grid` in latent cells. `evaluations`: steps run, each over all tiles."""
+    """One upscale with its second pass. `evaluations`: steps run, each over all tiles; `seam_evaluations`: of the seam fix."""
 
     name: str
     size: str
-    grid: TileGrid
-    factor: int
+    cut: Layout
     batch: int
     evaluations: int
+    seam_evaluations: int
 
     def line(self) -> str:
         if not self.evaluations:
             return f"  {self.name:<8} {self.size:<12} upscale only"
-        tile, count = self.grid.tile, len(self.grid.tiles)
-        shape = f"{count} tile{'s' if count > 1 else ''} of {tile.width * self.factor}x{tile.height * self.factor}"
+        tile, count = self.cut.grid.tile, len(self.cut.grid.tiles)
+        work = self.cut.grid.work * self.evaluations + self.cut.seam_work * self.seam_evaluations
+        shape = f"{count} tile{'s' if count > 1 else ''} of {tile}"
+        together = "one after the other" if self.cut.tiles else f"{self.batch} at a time"
+        seams = f", then {len(self.cut.seams)} pieces over the seams" if self.cut.seams else ""
         return (
-            f"  {self.name:<8} {self.size:<12} {shape}, {self.batch} at a time, {self.evaluations} steps, "
-            f"work {self.grid.work * self.evaluations:.1f} x the canvas"
+            f"  {self.name:<8} {self.size:<12} {shape}, {together}, {self.evaluations} steps{seams}, "
+            f"work {work:.1f} x the canvas"
         )
 
 
@@ -80,10 +83,10 @@ def _planned(job: Job, setup: Setup) -> ImagePlan:
         PlannedStage(
             stage.name,
             str(stage.settings.size),
-            stage.grid(factor),
-            factor,
+            stage.layout(factor),
             setup.plan.tile_batch,
             stage.steps.run if stage.settings.values.denoise > 0 else 0,
+            stage.seam_steps.run,
         )
         for stage in job.stages
         if isinstance(stage, PassStage)

@@ -69,7 +69,7 @@ def _check_grid(settings: Settings, checkpoint: Checkpoint) -> None:
     canvas = Size(16384, 16384)
     values = tiled_pass(settings, 0)
     step = Step("tiled.1", canvas, Box.of(canvas))
-    PassStage(step.name, pass_settings(settings, step, values, checkpoint), checkpoint).grid(checkpoint.vae_factor)
+    PassStage(step.name, pass_settings(settings, step, values, checkpoint), checkpoint).layout(checkpoint.vae_factor)
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

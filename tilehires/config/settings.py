@@ -155,6 +155,29 @@ class TiledSettings(PassSettings):
         0, ge=0, le=8192, description="Largest tile the grid may choose, in pixels; 0: by the model family."
     )
     overlap: int = Field(64, ge=0, le=2048, description="Least overlap of neighbouring tiles, in pixels.")
+    redraw: Literal["fused", "linear", "chess"] = Field(
+        "fused",
+        description=(
+            "fused: all tiles at every step on one canvas. linear, chess: tile after tile, as Ultimate SD Upscale does "
+            "(docs/redraw-modes.md)."
+        ),
+    )
+    redraw_padding: int = Field(
+        32, ge=0, le=2048, description="linear, chess: pixels a tile sees beyond itself; within tile_max."
+    )
+    redraw_mask_blur: float = Field(
+        8.0, ge=0, le=512, description="linear, chess: spread of the mask's edge in pixels, as far as the padding goes."
+    )
+    seam_fix: Literal["none", "band", "half", "half+intersections"] = Field(
+        "none",
+        description="Repaint where tiles meet, after the pass: bands, tiles half a tile on, and their crossings.",
+    )
+    seam_denoise: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.35, description="Denoise of the seam fix.")
+    seam_width: int = Field(64, ge=2, le=2048, description="band: pixels across a seam that are repainted.")
+    seam_mask_blur: float = Field(
+        4.0, ge=0, le=512, description="Seam fix: spread in pixels of the mask's edge between the pieces of a band."
+    )
+    seam_padding: int = Field(16, ge=0, le=2048, description="Seam fix: pixels a piece sees beyond itself.")
     time_ids: Literal["tile", "global", "crop"] = Field(
         "tile", description="SDXL's size conditions: of the tile, the canvas, or the crop."
     )

@@ -34,6 +34,25 @@ class CanvasNoise:
         return self._generator.manual_seed(derived_seed(self._seed, self._name, step))
 
 
+class CutNoise:
+    """A piece's part of a pass's noise, for pieces that are sampled one by one: what the whole canvas would begin with there.
+
+    What a scheduler draws in its steps is of (seed, pass, piece, step).
+    """
+
+    def __init__(self, cut: torch.Tensor, seed: int, name: str) -> None:
+        """`cut`: that part of the canvas's noise. `name`: the pass's and the piece's."""
+        self._cut, self._steps = cut, CanvasNoise(seed, name)
+
+    def start(self, shape: tuple[int, ...]) -> torch.Tensor:
+        if tuple(self._cut.shape) != tuple(shape):
+            raise ValueError(f"noise cut to {tuple(self._cut.shape)} for a piece of {tuple(shape)}")
+        return self._cut
+
+    def generator(self, step: int) -> torch.Generator:
+        return self._steps.generator(step)
+
+
 class StockNoise:
     """One generator drawn from in turn, as diffusers' pipelines do: what they make from it, our loop makes as well."""
 

@@ -32,6 +32,8 @@ class Predictor:
     beside: torch.Tensor | None = None
     """B×C'×h×w: channels an inpainting UNet takes beside the latents (Inpaint.channels)."""
     tile_conditioning: TileConditioning | None = None
+    place: Box | None = None
+    """Where in a larger canvas of `size` these latents lie, in cells; None: they are all of it."""
     _placed: dict[int, tuple[Conditioning, Conditioning]] = field(default_factory=dict)
 
     @torch.no_grad()
@@ -58,7 +60,7 @@ class Predictor:
     ) -> torch.Tensor:
         """The UNet's answers to some entries of the conditions, for the whole canvas."""
         inputs = torch.cat([x] * (len(condition.embeds[some]) // condition.batch))
-        whole = (Box.of(Size(x.shape[-1], x.shape[-2])),)
+        whole = (self.place or Box.of(Size(x.shape[-1], x.shape[-2])),)
 
         def call(tiles: torch.Tensor, boxes: Sequence[Box]) -> torch.Tensor:
             heard = [self._heard(condition, step, box) for box in boxes]

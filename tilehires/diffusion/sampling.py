@@ -21,7 +21,7 @@ from tilehires.diffusion.noise import NoiseSource
 from tilehires.diffusion.predictor import Predictor, TileConditioning, TimeIds
 from tilehires.diffusion.prompts import Conditioning
 from tilehires.diffusion.resume import StepFile, can_resume, restore, state_of
-from tilehires.geometry import Size
+from tilehires.geometry import Box, Size
 from tilehires.progress import Progress
 from tilehires.tiling.engine import TiledDenoiser
 
@@ -75,6 +75,7 @@ def sample(
     time_ids: TimeIds = "tile",
     inpaint: Inpaint | None = None,
     tile_conditioning: TileConditioning | None = None,
+    place: Box | None = None,
     on_step: OnStep | None = None,
     resume: StepFile | None = None,
     device: torch.device | str = "cpu",
@@ -91,6 +92,7 @@ def sample(
 
     `conditioning` may be a function of the step, 0 … steps.run − 1 (a second-order sampler calls the model twice in one);
     `tile_conditioning` gives single tiles their own. Every conditioning of a pass has one batch, and all or none guide.
+    `place`: where the latents lie, in cells, when they are one piece of a canvas of `size` (not with a `denoiser`).
     `inpaint`: repaint a part only. `on_step` is told after each model call. `resume`: go on from the state this very pass
     left there, and keep it there; the noise must be of (seed, step), as CanvasNoise's. Without it, and for samplers that
     can't (resume.HISTORY), a pass always begins at its beginning.
@@ -113,7 +115,7 @@ def sample(
         x = scheduler.add_noise(latents.to(home, torch.float32), drawn, timesteps[:1].repeat(latents.shape[0]))
     beside = inpaint.channels.to(home) if inpaint and sees_mask(model) else None
     blended = inpaint if beside is None else None
-    predict = Predictor(model, cfg, size, denoiser, time_ids, torch.device(device), beside, tile_conditioning)
+    predict = Predictor(model, cfg, size, denoiser, time_ids, torch.device(device), beside, tile_conditioning, place)
     extra = set(inspect.signature(scheduler.step).parameters)
     at, first = "", 0
     if resume and not can_resume(scheduler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,7 @@ from tilehires.progress import Counted
 from tilehires.stages import Source, StageResult, Tools
 from tilehires.stages.cutting import cut, tile_range
 from tilehires.stages.pixels import to_latents, to_pixels
+from tilehires.stages.redraw import Layout, Painter, RedrawSettings, layout
 from tilehires.stages.route import Step
 from tilehires.stages.tones import tones
 from tilehires.tiling import lock, vae
@@ -53,6 +55,7 @@ class PassSettings(BaseModel):
     model_vae: str | None
     vae_whole_max: int
     upscaler_tile: int
+    redraw: RedrawSettings
 
 
 def pass_settings(settings: Settings, step: Step, values: SamplingPass, checkpoint: Checkpoint) -> PassSettings:
@@ -76,6 +79,7 @@ def pass_settings(settings: Settings, step: Step, values: SamplingPass, checkpoi
         model_vae=settings.model.vae,
         vae_whole_max=settings.memory.vae_whole_max,
         upscaler_tile=settings.memory.upscaler_tile,
+        redraw=RedrawSettings.of(tiled),
     )
 
 
@@ -113,69 +117,92 @@ class PassStage:
             }
             return StageResult(upscaled[s.crop.slices], facts)
         model = tools.bay.diffusion(self._checkpoint, s.model_vae)
-        canvas = s.size.ceil_to(CANVAS)
-        if isinstance(upscaler, LatentMode):
+        canvas, parts = s.size.ceil_to(CANVAS), self.layout(model.vae_factor)
+        latents: torch.Tensor | None = None
+        if isinstance(upscaler, LatentMode) and not parts.tiles:
             latents = self._latents_enlarged(image.pixels, canvas, upscaler, model, tools)
             upscaled, calls = None, 0
         else:
             upscaled, calls = self._upscaled(image.pixels, upscaler, tools)
-            latents = self._encode(upscaled, canvas, model, tools)
         wanted = tones(image.pixels if upscaled is None else upscaled, s.size) if values.lock else None
-        grid, steps = self.grid(model.vae_factor), self.steps
         condition = tools.bay.course(
             model,
             values.prompt,
             values.negative_prompt,
             guided=values.cfg > 1,
-            count=Count(steps.run, before=s.first_steps, later=True),
+            count=Count(self.steps.run, before=s.first_steps, later=True),
             encoding=prompts.Encoding(s.clip_skip, s.emphasis),
         )
+        mode = self._vae_mode(Size(s.tile_max, s.tile_max))
+        painter = Painter(model, condition.at, values, canvas, s.time_ids, mode, tools, self._checkpoint.family.name)
+        if upscaled is not None and parts.tiles:
+            pixels, findings = upscaled, ()
+            steps = painter.redraw(pixels, parts.tiles, values.denoise, f"{self.name}: redraw")
+        else:
+            if latents is None and upscaled is not None:
+                latents = self._encode(upscaled, canvas, model, tools)
+            made = self._sampled(latents, condition.at, model, canvas, tools)
+            pixels, steps = tools.scratch.zeros((s.size.height, s.size.width, 3)), made.steps
+            mode = self._vae_mode(canvas)
+            findings = to_pixels(made.latents, pixels, model, tools, mode=mode, name=self.name, fallback=upscaled)
+        if parts.seams:
+            np.clip(pixels, 0, 1, out=pixels)
+            painter.redraw(pixels, parts.seams, s.redraw.seam_denoise, f"{self.name}: seams")
+        if wanted is not None:
+            lock.lock(pixels, wanted, values.lock)
+        np.clip(pixels, 0, 1, out=pixels)
+        facts = {
+            "upscaler": values.upscaler,
+            "upscaler_calls": calls,
+            "sampler": values.sampler,
+            "steps_total": steps.total,
+            "steps_start": steps.start,
+            "steps_run": steps.run,
+            "lock": round(values.lock, 4),
+            **parts.facts(s.redraw, s.crop),
+            "degradations": [],
+        }
+        return StageResult(pixels[s.crop.slices], facts, findings)
+
+    def _sampled(
+        self,
+        latents: torch.Tensor | None,
+        condition: Callable[[int], prompts.Conditioning],
+        model: Diffusion,
+        canvas: Size,
+        tools: Tools,
+    ) -> sampling.Sample:
+        """The canvas re-noised and sampled, in fused tiles."""
+        values = self.settings.values
         with tools.bay.on_device(model.unet):
-            made = sampling.sample(
+            return sampling.sample(
                 model,
-                condition.at,
+                condition,
                 latents,
                 scheduler=samplers.make(
                     values.sampler, values.scheduler, model.scheduler_config, self._checkpoint.family.name
                 ),
-                steps=steps,
+                steps=self.steps,
                 cfg=values.cfg,
                 noise=noise.CanvasNoise(values.seed, self.name),
                 size=canvas,
-                denoiser=TiledDenoiser(grid, tools.plan.tile_batch),
-                time_ids=s.time_ids,
+                denoiser=TiledDenoiser(self.grid(model.vae_factor), tools.plan.tile_batch),
+                time_ids=self.settings.time_ids,
                 resume=tools.resume,
                 device=tools.bay.device,
                 progress=tools.progress,
                 name=f"{self.name}: sampling",
             )
-        pixels = tools.scratch.zeros((s.size.height, s.size.width, 3))
-        mode = self._vae_mode(canvas)
-        findings = to_pixels(made.latents, pixels, model, tools, mode=mode, name=self.name, fallback=upscaled)
-        if wanted is not None:
-            lock.lock(pixels, wanted, values.lock)
-        np.clip(pixels, 0, 1, out=pixels)
-        x, y = s.crop.x0, s.crop.y0
-        boxes = [tile.box.shift(-x, -y).clip(s.crop.size) for tile in grid.scaled(model.vae_factor).tiles]
-        facts = {
-            "upscaler": values.upscaler,
-            "upscaler_calls": calls,
-            "sampler": values.sampler,
-            "steps_total": made.steps.total,
-            "steps_start": made.steps.start,
-            "steps_run": made.steps.run,
-            "tile": [grid.tile.width * model.vae_factor, grid.tile.height * model.vae_factor],
-            "work": round(grid.work, 4),
-            "lock": round(values.lock, 4),
-            "tiles": [box.as_list() for box in boxes if box.width and box.height],
-            "degradations": [],
-        }
-        return StageResult(pixels[s.crop.slices], facts, findings)
 
     @property
     def steps(self) -> sampling.Steps:
         """The part of the schedule that runs; only where denoise > 0."""
         return sampling.exact_steps(self.settings.values.steps, self.settings.values.denoise)
+
+    @property
+    def seam_steps(self) -> sampling.Steps:
+        """The same for the seam fix."""
+        return sampling.exact_steps(self.settings.values.steps, self.settings.redraw.seam_denoise)
 
     def grid(self, factor: int) -> TileGrid:
         """The tiles in cells of `factor` pixels. One tile where the pass works in one piece."""
@@ -184,6 +211,12 @@ class PassStage:
         if not s.in_tiles:
             return TileGrid.whole(canvas.divided(factor))
         return cut(canvas, tile_min=s.tile_min, tile_max=s.tile_max, overlap=s.overlap, factor=factor, family=family)
+
+    def layout(self, factor: int) -> Layout:
+        """How the pass is cut, for a VAE of that factor: into the grid's tiles, or into patches that are redrawn in turn."""
+        s, grid = self.settings, self.grid(factor).scaled(factor)
+        multiple = self._checkpoint.family.multiple * factor
+        return layout(s.redraw, grid, s.size, tile=s.tile_max, unit=factor, multiple=multiple)
 
     def _upscaled(self, pixels: np.ndarray, upscaler: Upscaler, tools: Tools) -> tuple[np.ndarray, int]:
         """The picture at the step's size, and how many calls that took: a model's are its tiles, a kernel's is one."""
