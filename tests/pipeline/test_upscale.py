@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests import tiny_upscalers
 from tests.batches import Workplace, draw, drawing, outputs, workplace
 from tilehires.errors import ExitCode, MissingError
 from tilehires.geometry import Box, Size
+from tilehires.upscalers import restore
 from tilehires.upscalers.faces import frontal_faces
 from tilehires.upscalers.loading import load_restorer
 from tilehires.upscalers.restore import SIDE, FaceRestorer, feather, framed
@@ -167,10 +169,12 @@ def test_frames_are_squares_inside_the_image(face: Box) -> None:
 
 
 @pytest.fixture(scope="module")
-def restorer(tmp_path_factory: pytest.TempPathFactory) -> FaceRestorer:
-    """RestoreFormer's real architecture with random weights, as thin as its norms allow."""
+def restorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaceRestorer]:
+    """RestoreFormer's real architecture with random weights, as thin as its norms allow, at 128² for speed."""
     path = tiny_upscalers.restoreformer(tmp_path_factory.mktemp("faces") / "face.safetensors")
-    return FaceRestorer(path)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(restore, "SIDE", 128)
+        yield FaceRestorer(path)
 
 
 def test_a_restored_face_is_put_back_softly_and_nothing_else_changes(restorer: FaceRestorer) -> None:
@@ -197,8 +201,6 @@ def test_the_feather_reaches_one_inside_and_nearly_zero_at_the_border() -> None:
 
 def test_gfpgan_and_codeformer_get_what_they_were_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in behind spandrel's descriptor: both take and give [-1, 1], which their descriptors hand through."""
-    from tilehires.upscalers import restore
-
     seen: list[torch.Tensor] = []
 
     class Net(torch.nn.Module):
