@@ -222,7 +222,7 @@ def text_encoders(pipe: StableDiffusionPipeline | StableDiffusionXLPipeline) -> 
 
 def single_file_state(unet: Any, vae: nn.Module, encoders: list[nn.Module]) -> State:
     """All tensors under the original names; works on meta tensors, so that real models' headers can be made too."""
-    state = _unet_state(unet) | _vae_state(vae)
+    state = unet_state(unet) | _vae_state(vae)
     if len(encoders) == 2:
         state |= _clip_state(encoders[0], "conditioner.embedders.0.transformer.")
         state |= _open_clip_state(encoders[1], "conditioner.embedders.1.model.")
@@ -236,7 +236,7 @@ def single_file_state(unet: Any, vae: nn.Module, encoders: list[nn.Module]) -> S
     return state
 
 
-def _unet_state(unet: Any) -> State:
+def unet_state(unet: Any) -> State:
     levels, layers = len(unet.config.block_out_channels), unet.config.layers_per_block
     weights: State = unet.state_dict()
     stems = {

@@ -16,6 +16,7 @@ from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.errors import ImageError, RunError
 from tilehires.images import Probe, check_writable, probe
 from tilehires.stages import Stage
+from tilehires.stages.controls import found
 from tilehires.stages.order import stages_of
 from tilehires.stages.redenoise import PassStage
 from tilehires.stages.route import Route, route
@@ -94,6 +95,7 @@ def _check(mine: Config, config: Config, stages: Sequence[Stage], checkpoint: Ch
         tried = {hires_pass(config.settings, 0).upscaler, tiled_pass(config.settings, 0).upscaler}
         for values in (hires_pass(mine.settings, 0), tiled_pass(mine.settings, 0)):
             samplers.check(values.sampler, values.scheduler, checkpoint.family.name)
+            found(values, checkpoint)
             if values.upscaler not in tried:
                 upscalers.check(values.upscaler)
         checks.require(mine.settings.check.only)

@@ -12,9 +12,10 @@ from tilehires import checks, memory, upscalers
 from tilehires.batch.device import device_of
 from tilehires.config import Config
 from tilehires.config.settings import Settings, hires_pass, tiled_pass
-from tilehires.diffusion import checkpoints, samplers
+from tilehires.diffusion import checkpoints, controlnets, samplers
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.geometry import Box, Size
+from tilehires.stages.controls import found
 from tilehires.stages.cutting import tile_range
 from tilehires.stages.redenoise import PassStage, pass_settings, vae_files
 from tilehires.stages.route import Step
@@ -54,6 +55,7 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
     settings = config.settings
     for values in (hires_pass(settings, 0), tiled_pass(settings, 0)):
         samplers.check(values.sampler, values.scheduler, checkpoint.family.name)
+        found(values, checkpoint)
         upscalers.check(values.upscaler) if load_upscalers else upscalers.files(values.upscaler)
     checks.require(settings.check.only)
     if settings.model.vae is not None:
@@ -82,7 +84,9 @@ def _plan(config: Config, checkpoint: Checkpoint, device: torch.device, dtype: t
     settings = config.settings
     family = checkpoint.family
     bytes_each = torch.finfo(dtype).bits // 8
-    need = memory.Need(weights=checkpoint.unet_parameters * bytes_each, per_cell=family.bytes_per_cell * bytes_each / 2)
+    nets = {net for one in (hires_pass(settings, 0), tiled_pass(settings, 0)) for net in found(one, checkpoint)}
+    weights = checkpoint.unet_parameters + sum(controlnets.parameters(net) for net in nets)
+    need = memory.Need(weights=weights * bytes_each, per_cell=family.bytes_per_cell * bytes_each / 2)
     side = tile_range(settings.tiled, family)[1] // checkpoint.vae_factor
     canvas = settings.hires.max_canvas // checkpoint.vae_factor
     guided = max(hires_pass(settings, 0).cfg, tiled_pass(settings, 0).cfg) > 1

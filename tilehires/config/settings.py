@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from tilehires.config.control import ControlNetUse, Fractions, Names, Scales, uses
+
 Denoise = Annotated[float, Field(ge=0.0, le=1.0)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Guidance = Annotated[float, Field(ge=0.0, le=100.0)]
@@ -94,6 +96,22 @@ class PassSettings(Section):
     seed: Seed | None = Field(None, description="Seed of this pass. Not set: as the pass before.")
     sampler: str | None = Field(None, description="Sampler of this pass. Not set: as the pass before.")
     scheduler: str | None = Field(None, description="Schedule of this pass. Not set: as the pass before.")
+    controlnet: Names | None = Field(
+        None,
+        description=(
+            "ControlNets that hold this pass to its own input picture (the tile kind): .safetensors files or diffusers "
+            "folders. Not set: as the pass before; empty: none."
+        ),
+    )
+    controlnet_scale: Scales | None = Field(
+        None, description="How strongly they hold: a number, or one for each. Not set: as the pass before, else 1."
+    )
+    controlnet_start: Fractions | None = Field(
+        None, description="From which part of the steps on, 0 to 1. Not set: as the pass before, else 0."
+    )
+    controlnet_end: Fractions | None = Field(
+        None, description="Up to which part of the steps, 0 to 1. Not set: as the pass before, else 1."
+    )
 
 
 class HiresSettings(PassSettings):
@@ -186,6 +204,8 @@ class TiledSettings(PassSettings):
     def _ordered(self) -> Self:
         if self.tile_min and self.tile_max and self.tile_min > self.tile_max:
             raise ValueError(f"tile_min = {self.tile_min} is more than tile_max = {self.tile_max}")
+        if self.controlnet and self.redraw != "fused":
+            raise ValueError(f'controlnet works with redraw = "fused" only, not "{self.redraw}"')
         return self
 
 
@@ -265,6 +285,7 @@ class SamplingPass(Section):
     denoise: float
     upscaler: str
     lock: float
+    controlnets: tuple[ControlNetUse, ...]
 
 
 def hires_pass(settings: Settings, seed: int) -> SamplingPass:
@@ -281,6 +302,7 @@ def hires_pass(settings: Settings, seed: int) -> SamplingPass:
         denoise=h.denoise,
         upscaler=h.upscaler,
         lock=default_lock(h.denoise) if h.lock is None else h.lock,
+        controlnets=_controlnets(h),
     )
 
 
@@ -301,12 +323,27 @@ def tiled_pass(settings: Settings, seed: int) -> SamplingPass:
         denoise=denoise,
         upscaler=t.upscaler or ("Lanczos" if latent else h.upscaler),
         lock=default_lock(denoise) if lock is None else lock,
+        controlnets=_controlnets(settings.tiled, settings.hires),
     )
 
 
 def default_lock(denoise: float) -> float:
     """Full while a pass refines; none where it repaints, and people expect new colours (A1111's latent upscalers at 0.7)."""
     return min(1.0, max(0.0, (0.75 - denoise) / 0.25))
+
+
+def _controlnets(*passes: PassSettings) -> tuple[ControlNetUse, ...]:
+    """Those of the first pass, which takes what it leaves open from the next."""
+
+    def said(name: str, otherwise: tuple[Any, ...]) -> tuple[Any, ...]:
+        return next((value for one in passes if (value := getattr(one, name)) is not None), otherwise)
+
+    return uses(
+        said("controlnet", ()),
+        said("controlnet_scale", (1.0,)),
+        said("controlnet_start", (0.0,)),
+        said("controlnet_end", (1.0,)),
+    )
 
 
 def _joined(prompt: str, addition: str) -> str:

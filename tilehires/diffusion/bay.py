@@ -6,16 +6,17 @@ import contextlib
 import dataclasses
 import gc
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from tilehires.diffusion import loading, prompts
+from tilehires.diffusion import controlnets, loading, prompts
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.diffusion.components import Diffusion
+from tilehires.diffusion.controlnets import ControlNetFile
 from tilehires.diffusion.syntax import Count
 
 COURSES = 32  # encoded prompts kept: a batch asks for the same few in every image and pass
@@ -33,6 +34,7 @@ class Bay:
         self._diffusion: tuple[tuple[Checkpoint, str | None], Diffusion] | None = None
         self._upscaler: tuple[Path, Any] | None = None
         self._courses: OrderedDict[tuple[Any, ...], prompts.Course] = OrderedDict()
+        self._controlnets: dict[ControlNetFile, Any] = {}
 
     def diffusion(self, checkpoint: Checkpoint, vae: str | None = None) -> Diffusion:
         """The model of a checkpoint, with another VAE if named. Raises MissingError when its weights can't be read."""
@@ -69,6 +71,19 @@ class Bay:
                 self._courses.popitem(last=False)
         return made
 
+    def controlnets(self, files: Sequence[ControlNetFile]) -> tuple[Any, ...]:
+        """The ControlNetModels of one pass, in host memory; those of the pass before are kept only if they are among them.
+
+        Raises MissingError when one can't be read.
+        """
+        if any(known not in files for known in self._controlnets):
+            self._controlnets = {file: model for file, model in self._controlnets.items() if file in files}
+            self._collect()
+        for file in files:
+            if file not in self._controlnets:
+                self._controlnets[file] = controlnets.load(file, self.dtype)
+        return tuple(self._controlnets[file] for file in files)
+
     def upscaler(self, path: Path) -> Any:
         """spandrel's descriptor of a model file, on the device. Raises MissingError when the file can't be used."""
         from tilehires.upscalers.loading import fitting_dtype, load
@@ -100,6 +115,7 @@ class Bay:
         """Let go of everything."""
         self._diffusion = self._upscaler = None
         self._courses.clear()
+        self._controlnets.clear()
         self._collect()
 
     def _collect(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from tilehires.diffusion.components import Diffusion
+from tilehires.diffusion.control import Control, residuals
 from tilehires.diffusion.prompts import Conditioning
 from tilehires.geometry import Box, Size
 from tilehires.tiling.engine import TiledDenoiser, expand
@@ -17,6 +18,17 @@ from tilehires.tiling.engine import TiledDenoiser, expand
 TimeIds = Literal["tile", "global", "crop"]
 TileConditioning = Callable[[int, Box], Conditioning]
 """(step of the pass, a tile's box in cells) → what that tile listens to. Asked once a tile and step: keep what it encodes."""
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is asked of the UNet in one call of the predictor, beside the latents, whose depth is `depth`."""
+
+    t: torch.Tensor
+    condition: Conditioning
+    step: int
+    controls: Sequence[Control]
+    depth: int
 
 
 @dataclass(frozen=True)
@@ -37,51 +49,62 @@ class Predictor:
     _placed: dict[int, tuple[Conditioning, Conditioning]] = field(default_factory=dict)
 
     @torch.no_grad()
-    def __call__(self, x: torch.Tensor, t: torch.Tensor, condition: Conditioning, step: int) -> torch.Tensor:
-        """B×C×h×w: the answer at timestep `t` for latents scaled for the model. `step`: of the pass, for tile_conditioning."""
+    def __call__(
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        condition: Conditioning,
+        step: int,
+        controls: Sequence[Control] = (),
+    ) -> torch.Tensor:
+        """B×C×h×w: the answer at timestep `t` for latents scaled for the model.
+
+        `step`: of the pass, for tile_conditioning. `controls`: those that take part in this call.
+        """
+        question = _Question(t, condition, step, controls, x.shape[1])
         if self.beside is not None:
             x = torch.cat([x, self.beside.to(x).expand(x.shape[0], -1, -1, -1)], dim=1)
         if not condition.guided:
-            return self._answers(x, t, condition, step, slice(None))
+            return self._answers(x, question, slice(None))
         # Two at a time, however many AND joined: a call takes no more memory than plain guidance.
         size, entries = condition.batch, len(condition.embeds)
         unconditional, *conditional = [
             answer
             for first in range(0, entries, 2 * size)
-            for answer in self._answers(x, t, condition, step, slice(first, first + 2 * size)).split(size)
+            for answer in self._answers(x, question, slice(first, first + 2 * size)).split(size)
         ]
         guided = unconditional
         for weight, answer in zip(condition.weights, conditional, strict=True):
             guided = guided + weight * self.cfg * (answer - unconditional)
         return guided
 
-    def _answers(
-        self, x: torch.Tensor, t: torch.Tensor, condition: Conditioning, step: int, some: slice
-    ) -> torch.Tensor:
+    def _answers(self, x: torch.Tensor, question: _Question, some: slice) -> torch.Tensor:
         """The UNet's answers to some entries of the conditions, for the whole canvas."""
+        condition = question.condition
         inputs = torch.cat([x] * (len(condition.embeds[some]) // condition.batch))
         whole = (self.place or Box.of(Size(x.shape[-1], x.shape[-2])),)
 
         def call(tiles: torch.Tensor, boxes: Sequence[Box]) -> torch.Tensor:
-            heard = [self._heard(condition, step, box) for box in boxes]
-            return self._call(tiles, t, boxes, heard, some).float()
+            return self._call(tiles.to(self.device, self.model.unet.dtype), question, boxes, some).float()
 
         return self.denoiser(inputs, call) if self.denoiser else call(inputs, whole)
 
-    def _call(
-        self, tiles: torch.Tensor, t: torch.Tensor, boxes: Sequence[Box], heard: Sequence[Conditioning], some: slice
-    ) -> torch.Tensor:
-        dtype, entries = self.model.unet.dtype, len(tiles) // len(boxes)
-        added = None
+    def _call(self, tiles: torch.Tensor, question: _Question, boxes: Sequence[Box], some: slice) -> torch.Tensor:
+        heard = [self._heard(question.condition, question.step, box) for box in boxes]
+        conditions: dict[str, Any] = {
+            "encoder_hidden_states": beside_each_other(_taken(_equally_long([one.embeds for one in heard]), some)),
+            "added_cond_kwargs": None,
+        }
         pooled = [one.pooled for one in heard if one.pooled is not None]
         if pooled:
-            ids = torch.tensor([self._ids(box) for box in boxes], dtype=dtype, device=self.device)
-            added = {"text_embeds": beside_each_other(_taken(pooled, some)), "time_ids": ids.repeat(entries, 1)}
-        embeds = beside_each_other(_taken(_equally_long([one.embeds for one in heard]), some))
-        unet: Callable[..., Any] = self.model.unet
-        return unet(
-            tiles.to(self.device, dtype), t, encoder_hidden_states=embeds, added_cond_kwargs=added, return_dict=False
-        )[0]
+            ids = torch.tensor([self._ids(box) for box in boxes], dtype=tiles.dtype, device=self.device)
+            conditions["added_cond_kwargs"] = {
+                "text_embeds": beside_each_other(_taken(pooled, some)),
+                "time_ids": ids.repeat(len(tiles) // len(boxes), 1),
+            }
+        latents, factor = tiles[:, : question.depth], self.model.vae_factor
+        added = residuals(question.controls, latents, question.t, boxes, factor, **conditions)
+        return self.model.unet(tiles, question.t, **conditions, **added, return_dict=False)[0]
 
     def _heard(self, condition: Conditioning, step: int, box: Box) -> Conditioning:
         """What a tile listens to, on the device."""

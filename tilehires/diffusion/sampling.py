@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 
 from tilehires.diffusion import align_your_steps
 from tilehires.diffusion.components import Diffusion
+from tilehires.diffusion.control import Control
 from tilehires.diffusion.inpaint import Inpaint, latent_channels, sees_mask
 from tilehires.diffusion.noise import NoiseSource
 from tilehires.diffusion.predictor import Predictor, TileConditioning, TimeIds
@@ -74,6 +75,7 @@ def sample(
     denoiser: TiledDenoiser | None = None,
     time_ids: TimeIds = "tile",
     inpaint: Inpaint | None = None,
+    controls: Sequence[Control] = (),
     tile_conditioning: TileConditioning | None = None,
     place: Box | None = None,
     on_step: OnStep | None = None,
@@ -93,9 +95,9 @@ def sample(
     `conditioning` may be a function of the step, 0 … steps.run − 1 (a second-order sampler calls the model twice in one);
     `tile_conditioning` gives single tiles their own. Every conditioning of a pass has one batch, and all or none guide.
     `place`: where the latents lie, in cells, when they are one piece of a canvas of `size` (not with a `denoiser`).
-    `inpaint`: repaint a part only. `on_step` is told after each model call. `resume`: go on from the state this very pass
-    left there, and keep it there; the noise must be of (seed, step), as CanvasNoise's. Without it, and for samplers that
-    can't (resume.HISTORY), a pass always begins at its beginning.
+    `inpaint`: repaint a part only. `controls`: ControlNets, on the device as well. `on_step` is told after each model
+    call. `resume`: go on from the state this very pass left there, and keep it there; the noise must be of (seed, step),
+    as CanvasNoise's. Without it, and for samplers that can't (resume.HISTORY), a pass begins at its beginning.
     `progress` is begun under `name`, advanced once a model call, and may raise Interrupted.
     """
     heard = conditioning if callable(conditioning) else lambda step: conditioning
@@ -133,7 +135,8 @@ def sample(
     with resume.kept() if resume else contextlib.nullcontext():
         for number in range(first, len(timesteps)):
             t, step = timesteps[number], min(number // order, steps.run - 1)
-            answer = predict(scheduler.scale_model_input(x, t), t, heard(step), step)
+            active = [control for control in controls if control.active(number, len(timesteps))]
+            answer = predict(scheduler.scale_model_input(x, t), t, heard(step), step, active)
             arguments: dict[str, Any] = {"eta": 0.0} if "eta" in extra else {}
             if "generator" in extra:
                 arguments["generator"] = noise.generator(steps.start * order + number)

@@ -15,11 +15,13 @@ from tilehires.config.settings import SamplingPass, Settings
 from tilehires.diffusion import noise, prompts, samplers, sampling
 from tilehires.diffusion.checkpoints import Checkpoint, weights_of
 from tilehires.diffusion.components import Diffusion
+from tilehires.diffusion.control import Control
 from tilehires.diffusion.syntax import Count
 from tilehires.errors import MissingError
 from tilehires.geometry import Box, Size
 from tilehires.progress import Counted
 from tilehires.stages import Source, StageResult, Tools
+from tilehires.stages.controls import controls, found
 from tilehires.stages.cutting import cut, tile_range
 from tilehires.stages.pixels import to_latents, to_pixels
 from tilehires.stages.redraw import Layout, Painter, RedrawSettings, layout
@@ -101,6 +103,8 @@ class PassStage:
             weights = self._checkpoint.files + self._checkpoint.configs
             if self.settings.model_vae is not None:
                 weights += vae_files(self.settings.model_vae)
+            for net in found(self.settings.values, self._checkpoint):
+                weights += net.shaping
         return (*weights, *upscalers.files(self.settings.values.upscaler))
 
     def run(self, image: StageResult, source: Source, tools: Tools) -> StageResult:
@@ -141,7 +145,9 @@ class PassStage:
         else:
             if latents is None and upscaled is not None:
                 latents = self._encode(upscaled, canvas, model, tools)
-            made = self._sampled(latents, condition.at, model, canvas, tools)
+            picture = image.pixels if upscaled is None else upscaled
+            nets = controls(values, self._checkpoint, tools.bay, picture, s.size)
+            made = self._sampled(latents, condition.at, nets, model, canvas, tools)
             pixels, steps = tools.scratch.zeros((s.size.height, s.size.width, 3)), made.steps
             mode = self._vae_mode(canvas)
             findings = to_pixels(made.latents, pixels, model, tools, mode=mode, name=self.name, fallback=upscaled)
@@ -158,6 +164,7 @@ class PassStage:
             "steps_total": steps.total,
             "steps_start": steps.start,
             "steps_run": steps.run,
+            "controlnets": [Path(use.path).name for use in values.controlnets],
             "lock": round(values.lock, 4),
             **parts.facts(s.redraw, s.crop),
             "degradations": [],
@@ -168,13 +175,14 @@ class PassStage:
         self,
         latents: torch.Tensor | None,
         condition: Callable[[int], prompts.Conditioning],
+        nets: tuple[Control, ...],
         model: Diffusion,
         canvas: Size,
         tools: Tools,
     ) -> sampling.Sample:
         """The canvas re-noised and sampled, in fused tiles."""
         values = self.settings.values
-        with tools.bay.on_device(model.unet):
+        with tools.bay.on_device(model.unet, *(net.model for net in nets)):
             return sampling.sample(
                 model,
                 condition,
@@ -188,6 +196,7 @@ class PassStage:
                 size=canvas,
                 denoiser=TiledDenoiser(self.grid(model.vae_factor), tools.plan.tile_batch),
                 time_ids=self.settings.time_ids,
+                controls=nets,
                 resume=tools.resume,
                 device=tools.bay.device,
                 progress=tools.progress,

@@ -1,0 +1,41 @@
+"""The ControlNets of a pass: found, loaded, and given the pass's own input picture as their hint (the "tile" kind's use)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tilehires.config.settings import SamplingPass
+from tilehires.diffusion.bay import Bay
+from tilehires.diffusion.checkpoints import Checkpoint
+from tilehires.diffusion.control import Control
+from tilehires.diffusion.controlnets import ControlNetFile, inspect
+from tilehires.geometry import Size
+
+
+def found(values: SamplingPass, checkpoint: Checkpoint) -> tuple[ControlNetFile, ...]:
+    """The files of a pass's ControlNets. Raises MissingError for one that isn't there or doesn't fit the checkpoint."""
+    return tuple(inspect(use.path, checkpoint) for use in values.controlnets)
+
+
+def controls(
+    values: SamplingPass, checkpoint: Checkpoint, bay: Bay, picture: np.ndarray, size: Size
+) -> tuple[Control, ...]:
+    """A pass's ControlNets, in host memory. Their hint is `picture`, HWC float32 in [0, 1], at `size`, not copied."""
+    if not values.controlnets:
+        return ()
+    hint = picture if picture.shape[:2] == (size.height, size.width) else _resized(picture, size)
+    planes = torch.from_numpy(hint).permute(2, 0, 1)[None]
+    models = bay.controlnets(found(values, checkpoint))
+    return tuple(
+        Control(model, planes, use.scale, use.start, use.end)
+        for model, use in zip(models, values.controlnets, strict=True)
+    )
+
+
+def _resized(pixels: np.ndarray, size: Size) -> np.ndarray:
+    """By Lanczos, in float32: for a pass whose own upscaler works on latents."""
+    planes = [Image.fromarray(np.ascontiguousarray(pixels[..., i], np.float32)) for i in range(pixels.shape[2])]
+    to = (size.width, size.height)
+    return np.stack([np.asarray(plane.resize(to, Image.Resampling.LANCZOS)) for plane in planes], -1)
