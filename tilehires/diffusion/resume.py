@@ -40,7 +40,10 @@ HISTORY: Mapping[str, tuple[str, ...]] = {
         "_step_index",
         *("model_outputs", "timestep_list", "lower_order_nums", "last_sample", "this_order"),
     ),
+    "DEISMultistepScheduler": ("_step_index", "model_outputs", "lower_order_nums"),
+    "DDPMScheduler": (),
     "LCMScheduler": ("_step_index",),
+    "TCDScheduler": ("_step_index",),
 }
 
 
