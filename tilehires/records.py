@@ -58,6 +58,8 @@ class Record:
     stages: tuple[StageRecord, ...] = ()
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
+    regions: tuple[Mapping[str, Any], ...] = ()
+    """Every detection of the detail passes and its fate, in output pixels."""
     review: str = ""
     """"accepted" when a reviewer found the output good, whatever the checks say."""
 
@@ -70,7 +72,6 @@ class Record:
         body = asdict(self)
         body["findings"] = [{**asdict(f), "box": f.box.as_list() if f.box else None} for f in self.findings]
         body["flagged"] = self.flagged
-        body["regions"] = []
         return body
 
     @classmethod
@@ -91,6 +92,7 @@ class Record:
                 for finding in body["findings"]
             ),
             notes=tuple(body["notes"]),
+            regions=tuple(body.get("regions", ())),
             review=body.get("review", ""),
         )
 

@@ -13,8 +13,10 @@ from typing import Any
 import click
 
 from tilehires.cli import COMMANDS, cli
+from tilehires.config.detail import DetailPass
 from tilehires.config.layers import sections
 from tilehires.config.presets import shipped
+from tilehires.config.section import Section
 from tilehires.config.toml import literal
 from tilehires.diffusion import samplers
 
@@ -62,13 +64,8 @@ def _settings() -> str:
         first = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
         lines.append(f"| [`{name}`](../configs/{path.name}) | {first.partition(':  ')[0].rstrip('.:')} |")
     for name, section in sections().items():
-        lines += ["", f"## [{name}]", inspect.cleandoc(section.__doc__ or ""), ""]
-        lines += ["| setting | default | values | meaning |", "|---|---|---|---|"]
-        properties = section.model_json_schema()["properties"]
-        for key, field in section.model_fields.items():
-            default = "–" if field.default is None else f"`{literal(field.default)}`"
-            meaning = _cell(field.description or "")
-            lines.append(f"| `{name}.{key}` | {default} | {_allowed(properties[key])} | {meaning} |")
+        lines += _table(f"[{name}]", f"{name}.", section)
+    lines += _table("[[detail]]", "", DetailPass)
     return "\n".join(lines)
 
 
@@ -105,6 +102,15 @@ def _samplers() -> str:
     return "\n".join(lines)
 
 
+def _table(title: str, prefix: str, section: type[Section]) -> Iterator[str]:
+    yield from ("", f"## {title}", inspect.cleandoc(section.__doc__ or ""), "")
+    yield from ("| setting | default | values | meaning |", "|---|---|---|---|")
+    properties = section.model_json_schema()["properties"]
+    for key, field in section.model_fields.items():
+        default = "–" if field.default is None or field.is_required() else f"`{literal(field.default)}`"
+        yield f"| `{prefix}{key}` | {default} | {_allowed(properties[key])} | {_cell(field.description or '')} |"
+
+
 def _allowed(schema: dict[str, Any]) -> str:
     """The values a setting takes, in words, from its JSON schema."""
     if "anyOf" in schema:
@@ -112,6 +118,8 @@ def _allowed(schema: dict[str, Any]) -> str:
         return " or ".join(forms)
     if "enum" in schema:
         return ", ".join(schema["enum"])
+    if schema.get("type") == "array" and "$ref" in schema.get("items", {}):
+        return "list of names or tables"
     if "const" in schema:
         return str(schema["const"])
     if schema["type"] in ("integer", "number"):

@@ -19,6 +19,7 @@ from tilehires.images import Picture, read, write
 from tilehires.records import FileRecord, Record, StageRecord
 from tilehires.stages import Source, StageResult, Tools
 from tilehires.stages.alpha import resized_alpha
+from tilehires.stages.detail import output_regions
 
 DECODE_VERSION = 1  # raised when the same file is decoded to other pixels
 WRITE_VERSION = 1
@@ -75,6 +76,11 @@ def process(job: Job, context: Context) -> Record:
         settings=described(job),
         stages=tuple(stages),
         findings=tuple(finding for entry in entries for finding in entry.findings),
+        regions=tuple(
+            region
+            for stage, entry in zip(job.stages, entries, strict=True)
+            for region in output_regions(entry.facts, stage.name, job.route)
+        ),
         notes=(*picture.notes, *job.config.notes, *notes),
     )
     workspace.write_record(record)

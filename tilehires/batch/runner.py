@@ -32,7 +32,7 @@ from tilehires.records import ErrorRecord, FileRecord, Record
 from tilehires.scratch import Scratch
 from tilehires.stages import Tools
 
-STAGES = ("hires", "tiled", "check")
+STAGES = ("hires", "detail", "tiled", "check")
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,4 +219,5 @@ def _forced(names: Sequence[str]) -> frozenset[str]:
             raise ConfigError(
                 f"There is no stage {name!r}.", hint=f"The stages are {', '.join(STAGES)}; one tiled step is tiled.2."
             )
-    return frozenset(names) | frozenset({"tiled.1"} if "tiled" in names else ())
+    first = {"tiled": ("tiled.1",), "detail": ("detail.hires", "detail.final")}
+    return frozenset(names).union(*(first.get(name, ()) for name in names))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tilehires import checks, memory, upscalers
+from tilehires import checks, detectors, memory, upscalers
 from tilehires.batch.device import device_of
 from tilehires.config import Config
 from tilehires.config.settings import Settings, hires_pass, tiled_pass
@@ -17,6 +17,7 @@ from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.geometry import Box, Size
 from tilehires.stages.controls import found
 from tilehires.stages.cutting import tile_range
+from tilehires.stages.detail import resolved
 from tilehires.stages.redenoise import PassStage, pass_settings, vae_files
 from tilehires.stages.route import Step
 
@@ -57,6 +58,7 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
         samplers.check(values.sampler, values.scheduler, checkpoint.family.name)
         found(values, checkpoint)
         upscalers.check(values.upscaler) if load_upscalers else upscalers.files(values.upscaler)
+    _check_detail(settings, checkpoint.family.name)
     checks.require(settings.check.only)
     if settings.model.vae is not None:
         vae_files(settings.model.vae)
@@ -64,6 +66,18 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
     device = device_of(settings.run.device)
     dtype = _dtype(settings.model.dtype, device)
     return Setup(config, checkpoint, device, dtype, _plan(config, checkpoint, device, dtype))
+
+
+def _check_detail(settings: Settings, family: str) -> None:
+    """Raise before the first image for a detector, a sampler or a model that a detail pass names and that isn't there."""
+    values = hires_pass(settings, 0)
+    for one, detector in resolved(settings):
+        samplers.check(one.sampler or values.sampler, one.scheduler or values.scheduler, family)
+        detectors.check(detector)
+        if one.checkpoint is not None:
+            checkpoints.inspect(one.checkpoint)
+        if one.vae is not None:
+            vae_files(one.vae)
 
 
 def _check_grid(settings: Settings, checkpoint: Checkpoint) -> None:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from tilehires.config import Config
 
 
+DETAIL_HELP = "Detect-and-inpaint passes by detector, in order (face, or your own of ./detectors); none: no passes."
+
+
 @dataclass
 class Given:
     """What the command line says about settings, collected while click reads it."""
@@ -61,6 +64,13 @@ class SizeOption(SettingOption):
         if not size.long_side:
             raise click.BadParameter("0x0 is no size; give at least one side, like 2048x0", ctx, self)
         add(ctx, "--size", {"hires.resize_x": size.width, "hires.resize_y": size.height})
+
+
+class DetailOption(SettingOption):
+    """--detail face,hand: passes by their detectors' names."""
+
+    def _given(self, ctx: click.Context, value: str) -> None:
+        add(ctx, "--detail", {"detail.passes": [name.strip() for name in value.split(",") if name.strip()]})
 
 
 def given(ctx: click.Context) -> Given:
@@ -143,6 +153,7 @@ def _options() -> list[click.Option]:
         _flag(
             "--negative-prompt", setting="generate.negative_prompt", also=_own_prompt("negative_prompt"), metavar="TEXT"
         ),
+        DetailOption("--detail", settings=("detail.passes",), metavar="NAME[,NAME]", help=DETAIL_HELP),
         _flag("--vram", setting="memory.vram", metavar="8GB"),
         _flag("--device", setting="run.device", metavar="NAME"),
         click.Option(

@@ -20,7 +20,10 @@ OUTPUT = click.option(
 @SOURCE
 @OUTPUT
 @click.option(
-    "--force", multiple=True, metavar="STAGE", help="Redo a stage (hires, tiled, check) and all after it; repeatable."
+    "--force",
+    multiple=True,
+    metavar="STAGE",
+    help="Redo a stage (hires, detail, tiled, check) and all after it; repeatable.",
 )
 @click.option(
     "--redo",

@@ -11,7 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from tilehires.config.settings import Section, Settings
+from tilehires.config.detail import DetailPass
+from tilehires.config.section import Section
+from tilehires.config.settings import Settings
 from tilehires.errors import ConfigError
 
 Values = Mapping[str, Mapping[str, Any]]
@@ -94,6 +96,25 @@ def _unknown(name: str, value: object, origin: str) -> ConfigError:
     return ConfigError(f"{origin}: there is no setting {name}.", hint=hint)
 
 
+def _of_a_pass(error: ErrorDetails, origin: str) -> ConfigError:
+    """An error inside of [[detail]]."""
+    number, *rest = error["loc"][2:]
+    where = f"[[detail]] no. {int(number) + 1} ({origin})"
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(rest[-1]), list(DetailPass.model_fields), n=1)
+        hint = f"Did you mean {near[0]}?" if near else "docs/settings.md lists what a pass may say."
+        return ConfigError(f"{where}: there is no setting {rest[-1]}.", hint=hint)
+    if error["type"] == "missing":
+        return ConfigError(f"{where} names no detector.", hint='For example: detector = "face"')
+    if not rest:
+        return ConfigError(f"{where}: {error['msg'].removeprefix('Value error, ')}.", hint="See docs/settings.md.")
+    message = error["msg"].removeprefix("Input should be ").partition(", unable")[0]
+    message = message.replace("less than or equal to", "at most").replace("greater than or equal to", "at least")
+    field = DetailPass.model_fields.get(str(rest[0]))
+    given = f"{rest[0]} = {str(error['input'])[:80]}"
+    return ConfigError(f"{where}: {given} must be {message}.", hint=(field and field.description) or "")
+
+
 def _by_key(key: str, known: Mapping[str, str]) -> list[str]:
     keys = difflib.get_close_matches(key, set(known.values()), n=1)
     return [full for full, known_key in known.items() if known_key in keys]
@@ -104,6 +125,8 @@ def _explained(errors: Sequence[ErrorDetails], origins: Mapping[str, str]) -> Co
     error = errors[0]
     name = ".".join(str(part) for part in error["loc"][:2])
     section, _, key = name.partition(".")
+    if section == "detail" and len(error["loc"]) > 2:
+        return _of_a_pass(error, origins[name])
     if name not in origins:  # settings.py's own rules: they begin with the key
         rule = error["msg"].removeprefix("Value error, ")
         return ConfigError(f"{name}.{rule}.", hint="`tilehires config show` says where each setting comes from.")

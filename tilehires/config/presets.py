@@ -81,7 +81,7 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST:
             raise ConfigError(f"{path} has more than {LARGEST} bytes: no settings file.", hint="Is it the right file?")
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}.", hint="Check its path and its rights.") from error
     except UnicodeDecodeError as error:
@@ -92,6 +92,9 @@ def _load(path: Path) -> dict[str, Any]:
         ) from error
     except RecursionError as error:
         raise ConfigError(f"{path} nests too deep.", hint="Settings are [section] and key = value.") from error
+    if isinstance(values.get("detail"), list):  # [[detail]], the one section that there may be several of
+        values["detail"] = {"passes": values["detail"]}
+    return values
 
 
 def _offer(name: str) -> str:

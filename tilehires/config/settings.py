@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from tilehires.config.control import ControlNetUse, Fractions, Names, Scales, uses
+from tilehires.config.detail import DetailSettings
+from tilehires.config.section import Section
 
 Denoise = Annotated[float, Field(ge=0.0, le=1.0)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
@@ -19,22 +21,6 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Seed = Annotated[int, Field(ge=-1, le=2**64 - 1)]  # other tools write seeds of 64 bits
 Amount = Annotated[str, Field(pattern=r"(?i)^\s*\d+(\.\d+)?\s*[KMGT]?(i?B)?\s*$")]
 Budget = Literal["auto"] | Amount
-
-
-class Section(BaseModel):
-    """Base of every table: frozen, strict about names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_switches_for_numbers(cls, values: Any) -> Any:
-        """True is 1 to Python; in a settings file it is a slip."""
-        for key, value in values.items() if isinstance(values, dict) else ():
-            field = cls.model_fields.get(key)
-            if isinstance(value, bool) and field is not None and field.annotation is not bool:
-                raise ValueError(f"{key} takes no true or false")
-        return values
 
 
 class ModelSettings(Section):
@@ -267,6 +253,7 @@ class Settings(Section):
     generate: GenerateSettings = GenerateSettings()  # pyright: ignore[reportCallIssue]
     hires: HiresSettings = HiresSettings()  # pyright: ignore[reportCallIssue]
     tiled: TiledSettings = TiledSettings()  # pyright: ignore[reportCallIssue]
+    detail: DetailSettings = DetailSettings()  # pyright: ignore[reportCallIssue]
     check: CheckSettings = CheckSettings()  # pyright: ignore[reportCallIssue]
     memory: MemorySettings = MemorySettings()  # pyright: ignore[reportCallIssue]
     run: RunSettings = RunSettings()  # pyright: ignore[reportCallIssue]

@@ -8,7 +8,9 @@ import textwrap
 from typing import Any
 
 from tilehires.config.config import Config
+from tilehires.config.detail import DetailSettings
 from tilehires.config.layers import sections
+from tilehires.config.section import Section
 
 
 def effective_toml(config: Config) -> str:
@@ -16,7 +18,7 @@ def effective_toml(config: Config) -> str:
     blocks = []
     for name in sections():
         rows = []
-        for key, value in getattr(config.settings, name).model_dump().items():
+        for key, value in _values(getattr(config.settings, name)).items():
             origin = config.origins[f"{name}.{key}"]
             # TOML has no null: what is open stays a comment.
             text = f"# {key}: not set" if value is None else f"{key} = {literal(value)}"
@@ -37,10 +39,18 @@ def starting_toml(config: Config, preset: str) -> str:
     for name, section in sections().items():
         lines += ["", f"[{name}]"]
         for key, field in section.model_fields.items():
-            value = getattr(getattr(config.settings, name), key)
+            value = _values(getattr(config.settings, name))[key]
             lines += [f"# {line}" for line in textwrap.wrap(field.description or "", 110)]
             lines.append(f"# {key} = {'…' if value is None else literal(value)}")
     return "\n".join(lines) + "\n"
+
+
+def _values(section: Section) -> dict[str, Any]:
+    """A section's values. Of a detail pass only what is given: its detector's TOML says the rest."""
+    values = section.model_dump()
+    if isinstance(section, DetailSettings):
+        values["passes"] = [one.model_dump(exclude_unset=True) for one in section.passes]
+    return values
 
 
 def literal(value: Any) -> str:
@@ -56,4 +66,6 @@ def literal(value: Any) -> str:
         return repr(value)
     if isinstance(value, list | tuple):
         return "[" + ", ".join(literal(part) for part in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {literal(part)}" for key, part in value.items() if part is not None) + "}"
     raise TypeError(f"no setting holds a {type(value).__name__}")

@@ -97,6 +97,8 @@ function createViewer(stage) {
     overlay.replaceChildren(
       shape("path", { d: outline, class: "tiles" }),
       ...image.regions.filter((region) => region.box).map((region) => rectangle(region.box, "region")),
+      ...image.regions.filter((region) => region.fate === "repaired" && (region.outline || []).length > 2)
+        .map((region) => shape("polygon", { points: region.outline.join(" "), class: "mask" })),
       ...image.findings.filter((finding) => finding.box && flagging(finding)).flatMap((finding, index) => [
         rectangle(finding.box, "halo"),
         rectangle(finding.box, "finding " + severity(finding)),

@@ -6,16 +6,20 @@ from tilehires.config.settings import Settings, hires_pass, tiled_pass
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.stages import Stage
 from tilehires.stages.check import CheckSettings, CheckStage
+from tilehires.stages.detail import At, detail_stage
 from tilehires.stages.redenoise import PassStage, pass_settings
 from tilehires.stages.route import Route
 
 
 def stages_of(settings: Settings, route: Route, seed: int, checkpoint: Checkpoint) -> tuple[Stage, ...]:
-    """hires, then tiled.1 … tiled.n, then check (docs/design.md, "One image’s way through")."""
+    """hires, detail.hires, then tiled.1 … tiled.n, detail.final, then check (docs/design.md, "One image’s way through")."""
     stages: list[Stage] = []
     for step in route.steps:
         values = hires_pass(settings, seed) if step.name == "hires" else tiled_pass(settings, seed)
         stages.append(PassStage(step.name, pass_settings(settings, step, values, checkpoint), checkpoint))
+        if step.name == "hires":
+            stages += _detail(settings, route, seed, checkpoint, "hires")
+    stages += _detail(settings, route, seed, checkpoint, "final")
     if settings.check.enabled:
         checked = CheckSettings(
             only=settings.check.only,
@@ -27,3 +31,8 @@ def stages_of(settings: Settings, route: Route, seed: int, checkpoint: Checkpoin
         )
         stages.append(CheckStage(checked))
     return tuple(stages)
+
+
+def _detail(settings: Settings, route: Route, seed: int, checkpoint: Checkpoint, at: At) -> list[Stage]:
+    stage = detail_stage(settings, route, seed, checkpoint, at) if settings.detail.passes else None
+    return [stage] if stage else []

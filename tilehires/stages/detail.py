@@ -1,0 +1,275 @@
+"""detail.hires and detail.final: find faces, hands, whatever a detector knows; repair them; leave the rest alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from tilehires import detectors
+from tilehires.checks import Finding
+from tilehires.config.detail import DetailPass
+from tilehires.config.settings import SamplingPass, Settings, hires_pass
+from tilehires.detectors import Detection, DetectorFile
+from tilehires.diffusion import prompts
+from tilehires.diffusion.checkpoints import Checkpoint, inspect
+from tilehires.errors import ConfigError, TilehiresError
+from tilehires.geometry import Box, Size
+from tilehires.stages import Source, StageResult, Tools
+from tilehires.stages.crops import crop_of, mask_in, overlaps
+from tilehires.stages.redenoise import vae_files
+from tilehires.stages.regions import REPAIRED, Region, chosen, moved
+from tilehires.stages.repair import Job, Work, placed, repair
+from tilehires.stages.route import Route
+
+At = Literal["hires", "final"]
+MOST = 100  # regions repaired in one pass: a crowd's faces would take the night
+FAILED = "failed: not finite"
+LEAST = 512  # px; the built-in model was trained on crops of 128 for speed, and works at any size
+# What broken weights and pictures make detectors raise; memory errors are the ladder's.
+_BROKEN = (TilehiresError, ValueError, TypeError, RuntimeError, OSError, ArithmeticError, LookupError, AttributeError)
+
+
+class DetailSlice(BaseModel):
+    """Everything that shapes the pixels of the passes that run in one place."""
+
+    model_config = ConfigDict(frozen=True)
+
+    passes: tuple[DetailPass, ...]
+    weights: tuple[str, ...]
+    classes: tuple[tuple[str, ...], ...]
+    values: SamplingPass
+    clip_skip: int
+    emphasis: str
+    dtype: str
+    model_vae: str | None
+    first_steps: int
+    size: Size
+    factor: tuple[float, float]
+    shift: tuple[int, int]
+    native: int
+    tile: tuple[int, int, int, int]
+
+
+class DetailStage:
+    """The detect-and-inpaint passes after the hires step, or on the final image, each on the image left by the one before."""
+
+    version = 1
+    makes_pixels = True
+
+    def __init__(
+        self,
+        name: str,
+        settings: DetailSlice,
+        found: Sequence[DetectorFile],
+        checkpoints: Sequence[Checkpoint],
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self._found, self._checkpoints = tuple(found), tuple(checkpoints)
+
+    @property
+    def models(self) -> tuple[Path, ...]:
+        files: list[Path] = []
+        for one, found, checkpoint in zip(self.settings.passes, self._found, self._checkpoints, strict=True):
+            files += found.files
+            if one.denoise > 0:
+                files += [*checkpoint.files, *checkpoint.configs]
+                vae = one.vae or self.settings.model_vae
+                files += vae_files(vae) if vae is not None else ()
+        return tuple(dict.fromkeys(files))
+
+    def run(self, image: StageResult, source: Source, tools: Tools) -> StageResult:
+        pixels, regions = image.pixels, []
+        findings: list[Finding] = []
+        changed: np.ndarray | None = None
+        for number, one in enumerate(self.settings.passes):
+            current = pixels if changed is None else changed
+            try:
+                found = self._detect(number, one, current, source, tools)
+            except torch.OutOfMemoryError:
+                raise
+            except _BROKEN as error:
+                said = str(error).strip().splitlines() or [type(error).__name__]
+                message = f"The detector {one.detector} failed, and nothing was looked for with it: {said[0][:200]}"
+                findings.append(Finding("detail", "warning", 1, 0, None, message))
+                continue
+            open_ = chosen(found, one, self.settings.size)
+            if any(not region.fate for region in open_) and changed is None:
+                changed = np.array(pixels, np.float32)
+            done = self._repaired(number, one, open_, current if changed is None else changed, tools)
+            regions += [region.to_json(self.name) for region in done]
+            findings += [_unrepaired(region) for region in done if region.fate == FAILED]
+        facts = {"regions": regions, "detectors": [one.detector for one in self.settings.passes], "degradations": []}
+        return StageResult(pixels if changed is None else changed, facts, tuple(findings))
+
+    def _detect(
+        self, number: int, one: DetailPass, current: np.ndarray, source: Source, tools: Tools
+    ) -> tuple[Detection, ...]:
+        """Detections in pixels of the stage's image; those of half the confidence too, so that their fate is told."""
+        detector = detectors.make(self._found[number], str(tools.bay.device))
+        tools.progress.begin(f"{self.name}: looking for {one.detector}", 1)
+        s = self.settings
+        on_input = one.detect_on == "input"
+        try:
+            found = detector.detect(source.pixels if on_input else current, confidence=one.confidence / 2)
+        finally:
+            detector.close()
+        tools.progress.advance()
+        if not on_input:
+            return found
+        return tuple(there for here in found if (there := moved(here, s.factor, s.shift, s.size)) is not None)
+
+    def _repaired(
+        self, number: int, one: DetailPass, regions: Sequence[Region], image: np.ndarray, tools: Tools
+    ) -> list[Region]:
+        """The regions with their fates, after those without one were repaired in `image`, in place."""
+        s, checkpoint = self.settings, self._checkpoints[number]
+        fates = [region.fate for region in regions]
+        open_ = [i for i, fate in enumerate(fates) if not fate]
+        wanted = _split(one.prompt, s.values.prompt, len(open_))
+        avoided = _split(one.negative_prompt, s.values.negative_prompt, len(open_))
+        jobs: list[tuple[int, Job]] = []
+        for order, i in enumerate(open_):
+            prompt, negative = wanted[order], avoided[order]
+            if order >= MOST:
+                fates[i] = f"not among the first {MOST}"
+            elif prompt is None:
+                fates[i] = "skipped by prompt"
+            elif isinstance(crop := crop_of(regions[i], one, s.size, s.native), str):
+                fates[i] = crop
+            elif (denoise := _denoise(one, regions[i], s.size)) <= 0:
+                fates[i] = "nothing to repaint (denoise 0)"
+            else:
+                seed = s.values.seed if one.same_seed else s.values.seed + order
+                jobs.append((i, Job(order, crop, mask_in(regions[i], crop), prompt, negative or "", denoise, seed)))
+        if jobs:
+            model = tools.bay.diffusion(checkpoint, one.vae or s.model_vae)
+            work = self._work(number, one)
+            for batch in _batches([job for _, job in jobs], tools.plan.tile_batch):
+                done = repair(image, batch, model, work, tools)
+                for job, well in zip(batch, done, strict=True):
+                    i = next(i for i, other in jobs if other is job)
+                    fates[i] = REPAIRED if well else FAILED
+        return [Region(r.kind, r.box, r.score, r.mask, r.place, fate) for r, fate in zip(regions, fates, strict=True)]
+
+    def _work(self, number: int, one: DetailPass) -> Work:
+        s = self.settings
+        return Work(
+            name=f"{self.name}.{number + 1}",
+            steps=one.steps or s.values.steps,
+            first_steps=s.first_steps,
+            cfg=s.values.cfg if one.cfg is None else one.cfg,
+            sampler=one.sampler or s.values.sampler,
+            scheduler=one.scheduler or s.values.scheduler,
+            encoding=prompts.Encoding(one.clip_skip or s.clip_skip, s.emphasis),  # pyright: ignore[reportArgumentType]
+            noise_multiplier=one.noise_multiplier,
+            mask_blur=one.mask_blur,
+            native=s.native,
+            tile=s.tile,
+        )
+
+
+def resolved(settings: Settings) -> tuple[tuple[DetailPass, DetectorFile], ...]:
+    """The passes with what their detectors' TOMLs say under what the settings give. Raises ConfigError, MissingError."""
+    made = []
+    for one in settings.detail.passes:
+        found = detectors.find(one.detector)
+        try:
+            values = {**found.values, **one.model_dump(exclude_unset=True)}
+            made.append((DetailPass.model_validate(values), found))
+        except ValueError as error:
+            line = str(error).splitlines()
+            raise ConfigError(
+                f"The detector {found.origin} says what no detail pass knows: {' '.join(line[1:3])}.",
+                hint="docs/settings.md, [[detail]], lists what it may say.",
+            ) from error
+    return tuple(made)
+
+
+def detail_stage(settings: Settings, route: Route, seed: int, checkpoint: Checkpoint, at: At) -> DetailStage | None:
+    """The stage of the passes that run at that place; None where there are none."""
+    chosen_ = [(one, found) for one, found in resolved(settings) if one.at == at]
+    if not chosen_:
+        return None
+    step = route.steps[0] if at == "hires" else route.steps[-1]
+    family, tiled, factor = checkpoint.family, settings.tiled, checkpoint.vae_factor
+    sliced = DetailSlice(
+        passes=tuple(one for one, _ in chosen_),
+        weights=tuple(found.weights if not found.files else "" for _, found in chosen_),
+        classes=tuple(found.classes for _, found in chosen_),
+        values=hires_pass(settings, seed),
+        clip_skip=settings.model.clip_skip,
+        emphasis=settings.model.emphasis,
+        dtype=settings.model.dtype,
+        model_vae=settings.model.vae,
+        first_steps=settings.generate.steps,
+        size=step.crop.size,
+        factor=(step.size.width / route.source.width, step.size.height / route.source.height),
+        shift=(step.crop.x0, step.crop.y0),
+        native=max(family.native, LEAST),
+        tile=(
+            (tiled.tile_min or family.tile_min) // factor,
+            (tiled.tile_max or family.tile_max) // factor,
+            -(-tiled.overlap // factor),
+            family.multiple,
+        ),
+    )
+    own = [inspect(one.checkpoint) if one.checkpoint else checkpoint for one, _ in chosen_]
+    return DetailStage(f"detail.{at}", sliced, [found for _, found in chosen_], own)
+
+
+def output_regions(facts: Mapping[str, Any], name: str, route: Route) -> list[dict[str, Any]]:
+    """A stage's regions in pixels of the output, whatever steps came after it."""
+    step, last = route.steps[0] if name == "detail.hires" else route.steps[-1], route.steps[-1]
+    if step is last or "regions" not in facts:
+        return list(facts.get("regions", ()))
+    factor = (last.size.width / step.size.width, last.size.height / step.size.height)
+    shift = (last.crop.x0, last.crop.y0)
+    moved_ = []
+    for region in facts.get("regions", ()):
+        corners = [placed(Box(x, y, x, y), factor, shift) for x, y in region["outline"]]
+        box = placed(Box(*region["box"]), factor, shift)
+        moved_.append({**region, "box": box.as_list(), "outline": [[corner.x0, corner.y0] for corner in corners]})
+    return moved_
+
+
+def _unrepaired(region: Region) -> Finding:
+    message = f"A {region.kind} came back from the model as no numbers, and was left as it was."
+    return Finding("detail", "warning", 1, 0, region.box, message)
+
+
+def _denoise(one: DetailPass, region: Region, size: Size) -> float:
+    """ADetailer's dynamic denoise: strength × (1 − box ÷ image)^power, kept within [0, 1]."""
+    share = region.box.width * region.box.height / size.pixels
+    if one.dynamic_denoise == 0 or share >= 1:
+        return one.denoise
+    return min(1.0, one.denoise * (1 - share) ** one.dynamic_denoise)
+
+
+def _split(text: str, main: str, count: int) -> list[str | None]:
+    """A prompt per region: [SEP] splits, the last part repeats; [PROMPT] is the main prompt; None for [SKIP]."""
+    parts = [part.strip() for part in re.split(r"\s*\[SEP\]\s*", text)]
+    made: list[str | None] = []
+    for i in range(count):
+        part = parts[min(i, len(parts) - 1)]
+        made.append(None if part == "[SKIP]" else part.replace("[PROMPT]", main) if part else main)
+    return made
+
+
+def _batches(jobs: Sequence[Job], most: int) -> list[list[Job]]:
+    """Runs of jobs that may go together: one kind, no shared pixel, at most `most`, in their order."""
+    batches: list[list[Job]] = []
+    for job in jobs:
+        last = batches[-1] if batches else []
+        fits = last and len(last) < most and last[0].kind == job.kind
+        if fits and not any(overlaps(job.crop, other.crop) for other in last):
+            last.append(job)
+        else:
+            batches.append([job])
+    return batches

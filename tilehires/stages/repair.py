@@ -1,0 +1,216 @@
+"""Cut-out regions through the model: those of one working size together, each with its own noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tilehires.diffusion import prompts, samplers, sampling
+from tilehires.diffusion.components import Diffusion
+from tilehires.diffusion.inpaint import Inpaint, sees_mask
+from tilehires.diffusion.noise import CanvasNoise
+from tilehires.diffusion.syntax import Count
+from tilehires.errors import ImageError
+from tilehires.geometry import Box, Size
+from tilehires.stages import Tools
+from tilehires.stages.crops import Crop, matched, paste, resized, soft
+from tilehires.stages.pixels import to_latents, to_pixels
+from tilehires.tiling.engine import TiledDenoiser
+from tilehires.tiling.grid import TileGrid, elastic_grid
+
+
+@dataclass(frozen=True)
+class Work:
+    """How a pass samples; `tile`: (least, largest, overlap, multiple) in cells for regions larger than the native size."""
+
+    name: str
+    steps: int
+    first_steps: int
+    cfg: float
+    sampler: str
+    scheduler: str
+    encoding: prompts.Encoding
+    noise_multiplier: float
+    mask_blur: int
+    native: int
+    tile: tuple[int, int, int, int]
+    time_ids: Literal["tile", "global", "crop"] = "tile"
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One region to repair. `number`: its place in the pass; `mask`: hard, over the crop."""
+
+    number: int
+    crop: Crop
+    mask: NDArray[np.float32]
+    prompt: str
+    negative: str
+    denoise: float
+    seed: int
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """Regions of one kind can go through the model together."""
+        return (self.crop.work, self.prompt, self.negative, self.denoise)
+
+
+@dataclass(frozen=True)
+class RegionNoise:
+    """The noise of several regions at once: to each, what it would draw alone."""
+
+    seeds: tuple[int, ...]
+    name: str
+    multiplier: float
+
+    def start(self, shape: tuple[int, ...]) -> torch.Tensor:
+        one = (1, *shape[1:])
+        return torch.cat([CanvasNoise(seed, self.name).start(one) for seed in self.seeds]) * self.multiplier
+
+    def generator(self, step: int) -> Any:
+        # A list: diffusers then draws entry by entry.
+        return [CanvasNoise(seed, self.name).generator(step) for seed in self.seeds]
+
+
+def repair(image: NDArray[np.float32], jobs: Sequence[Job], model: Diffusion, work: Work, tools: Tools) -> list[bool]:
+    """Repair regions of one kind, whose crops share no pixel, in `image` (HWC, in place).
+
+    Answers for each whether it was repaired: one whose pixels came back as no numbers is left as it was.
+    """
+    first = jobs[0]
+    size = first.crop.work
+    befores = [np.ascontiguousarray(image[job.crop.box.slices]) for job in jobs]
+    scaled = [resized(before, size).clip(0, 1) for before in befores]
+    latents = torch.cat([_latents(picture, size, model, tools, work) for picture in scaled])
+    inpaint = _inpaint(jobs, scaled, latents, size, model, work, tools)
+    steps = sampling.exact_steps(work.steps, first.denoise)
+    with tools.bay.on_device(*model.text_encoders):
+        course = prompts.course(
+            model,
+            first.prompt,
+            first.negative,
+            guided=work.cfg > 1,
+            count=Count(steps.run, before=work.first_steps, later=True),
+            encoding=work.encoding,
+            device=tools.bay.device,
+        )
+    with tools.bay.on_device(model.unet):
+        made = sampling.sample(
+            model,
+            _repeated(course, len(jobs)).at,
+            latents,
+            scheduler=samplers.make(work.sampler, work.scheduler, model.scheduler_config),
+            steps=steps,
+            cfg=work.cfg,
+            noise=RegionNoise(tuple(job.seed for job in jobs), work.name, work.noise_multiplier),
+            size=size,
+            denoiser=_denoiser(size, model, work, tools),
+            time_ids=work.time_ids,
+            inpaint=inpaint,
+            device=tools.bay.device,
+            progress=tools.progress,
+            name=f"{work.name}: sampling",
+        )
+    return [
+        _put_back(image, job, before, made.latents[i : i + 1], model, work, tools)
+        for i, (job, before) in enumerate(zip(jobs, befores, strict=True))
+    ]
+
+
+def _latents(picture: NDArray[np.float32], size: Size, model: Diffusion, tools: Tools, work: Work) -> torch.Tensor:
+    return to_latents(picture, size, model, tools, mode=_mode(size, work), name=work.name)
+
+
+def _mode(size: Size, work: Work) -> Literal["whole", "tiled"]:
+    return "tiled" if size.long_side > 2 * work.native else "whole"
+
+
+def _inpaint(
+    jobs: Sequence[Job],
+    scaled: Sequence[NDArray[np.float32]],
+    latents: torch.Tensor,
+    size: Size,
+    model: Diffusion,
+    work: Work,
+    tools: Tools,
+) -> Inpaint:
+    """The soft masks in cells: each cell's share is the mask's mean over it."""
+    cells = size.divided(model.vae_factor)
+    planes = []
+    for job in jobs:
+        large = resized(soft(job.mask, work.mask_blur), size)
+        small = cv2.resize(large, (cells.width, cells.height), interpolation=cv2.INTER_AREA)
+        planes.append(torch.from_numpy(np.asarray(small, np.float32).clip(0, 1)))
+    masked = None
+    if sees_mask(model):
+        # What is repainted is grey to the model, as in training.
+        hidden = [
+            np.where(resized(job.mask, size)[..., None] >= 0.5, np.float32(0.5), picture)
+            for job, picture in zip(jobs, scaled, strict=True)
+        ]
+        masked = torch.cat([_latents(picture, size, model, tools, work) for picture in hidden])
+    return Inpaint(torch.stack(planes)[:, None], latents, masked)
+
+
+def _repeated(course: prompts.Course, count: int) -> prompts.Course:
+    """The same text for `count` regions: each entry that many times in a row."""
+    if count == 1:
+        return course
+    many = [
+        replace(
+            one,
+            embeds=one.embeds.repeat_interleave(count, 0),
+            pooled=None if one.pooled is None else one.pooled.repeat_interleave(count, 0),
+        )
+        for one in course.distinct
+    ]
+    return prompts.Course(tuple(many), course.steps)
+
+
+def _denoiser(size: Size, model: Diffusion, work: Work, tools: Tools) -> TiledDenoiser:
+    cells = size.divided(model.vae_factor)
+    least, most, overlap, multiple = work.tile
+    grid = TileGrid.whole(cells)
+    if size.long_side > max(work.native, most * model.vae_factor):
+        grid = elastic_grid(cells, tile_max=most, tile_min=least, overlap=overlap, multiple=multiple)
+    return TiledDenoiser(grid, tools.plan.tile_batch)
+
+
+def _put_back(
+    image: NDArray[np.float32],
+    job: Job,
+    before: NDArray[np.float32],
+    latents: torch.Tensor,
+    model: Diffusion,
+    work: Work,
+    tools: Tools,
+) -> bool:
+    size = job.crop.work
+    out = np.zeros((size.height, size.width, 3), np.float32)
+    if not torch.isfinite(latents).all():
+        return False
+    try:
+        if to_pixels(latents, out, model, tools, mode=_mode(size, work), name=work.name, fallback=None):
+            return False
+    except ImageError:  # the VAE's pixels aren't finite in any number format: that costs this region
+        return False
+    mask = soft(job.mask, work.mask_blur)
+    paste(image, matched(resized(out, job.crop.box.size), before, mask), job.crop, mask)
+    return True
+
+
+def placed(box: Box, factor: tuple[float, float], shift: tuple[int, int]) -> Box:
+    """A box of one step's picture in a later one's pixels."""
+    x0, y0, x1, y1 = box.as_list()
+    return Box(
+        round(x0 * factor[0]) - shift[0],
+        round(y0 * factor[1]) - shift[1],
+        round(x1 * factor[0]) - shift[0],
+        round(y1 * factor[1]) - shift[1],
+    )
