@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from tilehires import checks, metadata, upscalers
@@ -72,7 +72,12 @@ def prepare(found: Found, config: Config, checkpoint: Checkpoint, hashes: HashMe
         ) from error
     # 32 bits of the hash: what A1111 and its peers take for a seed, so that it can be typed in there as well.
     seed = settings.generate.seed if settings.generate.seed >= 0 else int(digest[:8], 16)
-    stages = stages_of(settings, way, seed, checkpoint)
+    try:
+        stages = stages_of(settings, way, seed, checkpoint, mine.from_image)
+    except RunError as error:
+        raise ImageError(error.message, hint=error.hint) from error
+    notes = dict.fromkeys(note for stage in stages if isinstance(stage, PassStage) for note in stage.extras.notes)
+    mine = replace(mine, notes=(*mine.notes, *notes))
     if found.sidecars:
         _check(mine, config, stages, checkpoint)
     return Job(found, header, digest, mine, seed, way, stages)

@@ -18,6 +18,7 @@ from tilehires.geometry import Box, Size
 from tilehires.stages.controls import found
 from tilehires.stages.cutting import tile_range
 from tilehires.stages.detail import resolved
+from tilehires.stages.extras import find_extras
 from tilehires.stages.redenoise import PassStage, pass_settings, vae_files
 from tilehires.stages.route import Step
 
@@ -54,9 +55,11 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
     )
     config = config.for_family(checkpoint.family.name)
     settings = config.settings
-    for values in (hires_pass(settings, 0), tiled_pass(settings, 0)):
+    for step, values in (("hires", hires_pass(settings, 0)), ("tiled.1", tiled_pass(settings, 0))):
         samplers.check(values.sampler, values.scheduler, checkpoint.family.name)
         found(values, checkpoint)
+        if values.denoise > 0:
+            find_extras(settings, step, values, checkpoint.family.name, config.from_image)
         upscalers.check(values.upscaler) if load_upscalers else upscalers.files(values.upscaler)
     _check_detail(settings, checkpoint.family.name)
     checks.require(settings.check.only)

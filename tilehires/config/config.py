@@ -104,6 +104,10 @@ class Config:
             metadata or {}, image_family, can_sample, origin
         )
 
+    def from_image(self, name: str) -> bool:
+        """Whether a setting's value ("generate.prompt") comes from the image's metadata."""
+        return self.origins[name].startswith(("metadata (", "image metadata"))
+
     def require_checkpoint(self) -> str:
         """The checkpoint. Raises MissingError (exit 5) where a preset leaves it to the user, who named none."""
         checkpoint = self.settings.model.checkpoint

@@ -32,11 +32,18 @@ def _value(text: str, annotation: Any) -> Any:
         table = {}
     # More keys than one: a line break in the text, which is then no TOML value.
     value = table["value"] if set(table) == {"value"} else text
-    if get_origin(annotation) is tuple:
+    if _is_list(annotation):
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
     if not isinstance(value, str) and _is_text(annotation):
         return text
     return value
+
+
+def _is_list(annotation: Any) -> bool:
+    """Whether a setting takes a list (or nothing) only."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return all(part is types.NoneType or _is_list(part) for part in get_args(annotation))
+    return get_origin(annotation) is tuple
 
 
 def _is_text(annotation: Any) -> bool:

@@ -35,6 +35,17 @@ class ModelSettings(Section):
     vae: str | None = Field(
         None, description="A VAE to use in place of the checkpoint's own: a .safetensors file or a diffusers folder."
     )
+    loras: tuple[str, ...] = Field(
+        (),
+        description=(
+            "LoRAs beside those in the prompt, each a name in lora_folder or a file, with its weight: style:0.8, or "
+            "style:0.8:0.5 for text encoders and UNet."
+        ),
+    )
+    lora_folder: str = Field("models/loras", description="Where <lora:name:0.8> in a prompt finds name.safetensors.")
+    embedding_folder: str = Field(
+        "models/embeddings", description="Textual inversion: a word in a prompt that names a file here stands for it."
+    )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="Number format of the models. auto: float16 on CUDA, float32 elsewhere."
     )
@@ -78,6 +89,9 @@ class PassSettings(Section):
     prompt: str | None = Field(None, description="Prompt of this pass. Not set: as the pass before.")
     negative_prompt: str | None = Field(None, description="Negative prompt of this pass. Not set: as the pass before.")
     prompt_add: str = Field("", description="Text put after the prompt in this pass, such as quality tags.")
+    loras: tuple[str, ...] | None = Field(
+        None, description="LoRAs of this pass, as model.loras; empty for none. Not set: as the pass before."
+    )
     cfg: Guidance | None = Field(None, description="Guidance scale of this pass. Not set: as the pass before.")
     seed: Seed | None = Field(None, description="Seed of this pass. Not set: as the pass before.")
     sampler: str | None = Field(None, description="Sampler of this pass. Not set: as the pass before.")
@@ -264,6 +278,7 @@ class SamplingPass(Section):
 
     prompt: str
     negative_prompt: str
+    loras: tuple[str, ...]
     seed: int
     steps: int
     cfg: float
@@ -281,6 +296,7 @@ def hires_pass(settings: Settings, seed: int) -> SamplingPass:
     return SamplingPass(
         prompt=_joined(g.prompt if h.prompt is None else h.prompt, h.prompt_add),
         negative_prompt=g.negative_prompt if h.negative_prompt is None else h.negative_prompt,
+        loras=settings.model.loras if h.loras is None else h.loras,
         seed=seed if h.seed in (None, -1) else h.seed,
         steps=h.steps or g.steps,
         cfg=g.cfg if h.cfg is None else h.cfg,
@@ -302,6 +318,7 @@ def tiled_pass(settings: Settings, seed: int) -> SamplingPass:
     return SamplingPass(
         prompt=_joined(h.prompt if t.prompt is None else t.prompt, t.prompt_add),
         negative_prompt=h.negative_prompt if t.negative_prompt is None else t.negative_prompt,
+        loras=h.loras if t.loras is None else t.loras,
         seed=h.seed if t.seed in (None, -1) else t.seed,
         steps=t.steps or h.steps,
         cfg=h.cfg if t.cfg is None else t.cfg,
@@ -331,6 +348,14 @@ def _controlnets(*passes: PassSettings) -> tuple[ControlNetUse, ...]:
         said("controlnet_start", (0.0,)),
         said("controlnet_end", (1.0,)),
     )
+
+
+def prompt_settings(settings: Settings, step: str) -> tuple[str, ...]:
+    """The settings that make up the prompt of the pass `step` ("hires", "tiled.1", …), by their dotted names."""
+    hires = ("generate.prompt" if settings.hires.prompt is None else "hires.prompt", "hires.prompt_add")
+    if step == "hires":
+        return hires
+    return (*(hires if settings.tiled.prompt is None else ("tiled.prompt",)), "tiled.prompt_add")
 
 
 def _joined(prompt: str, addition: str) -> str:

@@ -17,6 +17,7 @@ from tilehires.diffusion import controlnets, loading, prompts
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.diffusion.components import Diffusion
 from tilehires.diffusion.controlnets import ControlNetFile
+from tilehires.diffusion.lora import Lora
 from tilehires.diffusion.syntax import Count
 
 COURSES = 32  # encoded prompts kept: a batch asks for the same few in every image and pass
@@ -35,16 +36,27 @@ class Bay:
         self._upscaler: tuple[Path, Any] | None = None
         self._courses: OrderedDict[tuple[Any, ...], prompts.Course] = OrderedDict()
         self._controlnets: dict[ControlNetFile, Any] = {}
+        self._adapters: Any = None
 
-    def diffusion(self, checkpoint: Checkpoint, vae: str | None = None) -> Diffusion:
-        """The model of a checkpoint, with another VAE if named. Raises MissingError when its weights can't be read."""
+    def diffusion(self, checkpoint: Checkpoint, vae: str | None = None, loras: Sequence[Lora] = ()) -> Diffusion:
+        """The model of a checkpoint, with another VAE if named, and with exactly these LoRAs on it.
+
+        Raises MissingError when its weights can't be read, lora.MisfitError (one of those) when a LoRA can't be put on.
+        """
         key = (checkpoint, vae)
         if self._diffusion is None or self._diffusion[0] != key:
-            self._diffusion = None
+            self._diffusion = self._adapters = None
             self._courses.clear()
             self._collect()
             self._diffusion = (key, loading.load(checkpoint, self.dtype, vae))
-        return self._diffusion[1]
+        model = self._diffusion[1]
+        if loras and self._adapters is None:
+            from tilehires.diffusion.adapters import Adapters
+
+            self._adapters = Adapters(model)
+        if self._adapters is not None:
+            self._adapters.fit(loras)
+        return model
 
     def course(
         self, model: Diffusion, prompt: str, negative: str, *, guided: bool, count: Count, encoding: prompts.Encoding
@@ -52,7 +64,7 @@ class Bay:
         """As prompts.course, in host memory. Of the loaded model the latest are remembered: its text encoders then stay
         where they are. What a LoRA or textual inversion has a part in is encoded anew.
         """
-        adapted = any(getattr(encoder, "_hf_peft_config_loaded", False) for encoder in model.text_encoders)
+        adapted = self._adapters is not None and self._adapters.on_text
         lasting = (
             self._diffusion is not None and model is self._diffusion[1] and not adapted and not encoding.embeddings
         )
@@ -113,7 +125,7 @@ class Bay:
 
     def free(self) -> None:
         """Let go of everything."""
-        self._diffusion = self._upscaler = None
+        self._diffusion = self._upscaler = self._adapters = None
         self._courses.clear()
         self._controlnets.clear()
         self._collect()

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tilehires.config.settings import Settings, hires_pass, tiled_pass
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.stages import Stage
 from tilehires.stages.check import CheckSettings, CheckStage
 from tilehires.stages.detail import At, detail_stage
+from tilehires.stages.extras import Extras, find_extras
 from tilehires.stages.redenoise import PassStage, pass_settings
 from tilehires.stages.route import Route
 
 
-def stages_of(settings: Settings, route: Route, seed: int, checkpoint: Checkpoint) -> tuple[Stage, ...]:
-    """hires, detail.hires, then tiled.1 … tiled.n, detail.final, then check (docs/design.md, "One image’s way through")."""
+def stages_of(
+    settings: Settings,
+    route: Route,
+    seed: int,
+    checkpoint: Checkpoint,
+    from_image: Callable[[str], bool] = lambda name: False,
+) -> tuple[Stage, ...]:
+    """hires, detail.hires, then tiled.1 … tiled.n, detail.final, then check (docs/design.md, "One image’s way through").
+
+    `from_image`: as in `find_extras`, whose errors are raised.
+    """
     stages: list[Stage] = []
     for step in route.steps:
         values = hires_pass(settings, seed) if step.name == "hires" else tiled_pass(settings, seed)
-        stages.append(PassStage(step.name, pass_settings(settings, step, values, checkpoint), checkpoint))
+        extras = Extras()
+        if values.denoise > 0:
+            extras = find_extras(settings, step.name, values, checkpoint.family.name, from_image)
+        stages.append(PassStage(step.name, pass_settings(settings, step, values, checkpoint), checkpoint, extras))
         if step.name == "hires":
             stages += _detail(settings, route, seed, checkpoint, "hires")
     stages += _detail(settings, route, seed, checkpoint, "final")

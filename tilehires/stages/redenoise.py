@@ -23,6 +23,7 @@ from tilehires.progress import Counted
 from tilehires.stages import Source, StageResult, Tools
 from tilehires.stages.controls import controls, found
 from tilehires.stages.cutting import cut, tile_range
+from tilehires.stages.extras import Extras, fitted
 from tilehires.stages.pixels import to_latents, to_pixels
 from tilehires.stages.redraw import Layout, Painter, RedrawSettings, layout
 from tilehires.stages.route import Step
@@ -91,16 +92,17 @@ class PassStage:
     version = 2
     makes_pixels = True
 
-    def __init__(self, name: str, settings: PassSettings, checkpoint: Checkpoint) -> None:
+    def __init__(self, name: str, settings: PassSettings, checkpoint: Checkpoint, extras: Extras | None = None) -> None:
         self.name = name
         self.settings = settings
+        self.extras = extras or Extras()
         self._checkpoint = checkpoint
 
     @property
     def models(self) -> tuple[Path, ...]:
         weights: tuple[Path, ...] = ()
         if self.settings.values.denoise > 0:
-            weights = self._checkpoint.files + self._checkpoint.configs
+            weights = self._checkpoint.files + self._checkpoint.configs + self.extras.files
             if self.settings.model_vae is not None:
                 weights += vae_files(self.settings.model_vae)
             for net in found(self.settings.values, self._checkpoint):
@@ -120,7 +122,8 @@ class PassStage:
                 "degradations": [],
             }
             return StageResult(upscaled[s.crop.slices], facts)
-        model = tools.bay.diffusion(self._checkpoint, s.model_vae)
+        ready = fitted(tools.bay, self._checkpoint, s.model_vae, self.extras)
+        model = ready.model
         canvas, parts = s.size.ceil_to(CANVAS), self.layout(model.vae_factor)
         latents: torch.Tensor | None = None
         if isinstance(upscaler, LatentMode) and not parts.tiles:
@@ -135,7 +138,7 @@ class PassStage:
             values.negative_prompt,
             guided=values.cfg > 1,
             count=Count(self.steps.run, before=s.first_steps, later=True),
-            encoding=prompts.Encoding(s.clip_skip, s.emphasis),
+            encoding=prompts.Encoding(s.clip_skip, s.emphasis, ready.embeddings),
         )
         mode = self._vae_mode(Size(s.tile_max, s.tile_max))
         painter = Painter(model, condition.at, values, canvas, s.time_ids, mode, tools, self._checkpoint.family.name)
@@ -168,6 +171,7 @@ class PassStage:
             "lock": round(values.lock, 4),
             **parts.facts(s.redraw, s.crop),
             "degradations": [],
+            **ready.facts,
         }
         return StageResult(pixels[s.crop.slices], facts, findings)
 
