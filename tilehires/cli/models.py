@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tilehires import detectors
+from tilehires.cli.merge import merge
 from tilehires.errors import MissingError, TilehiresError
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ def fetch(hub_id: str, file: str | None, to: Path | None, revision: str | None, 
     got = fetch_model(hub_id, file, to or _folders()[0], revision=revision, allow_pickle=allow_pickle)
     click.echo(f"Fetched {got.path}")
     click.echo(f"Use it by the name {got.reference}; tilehires models inspect says what it is.")
+
+
+models.add_command(merge)
 
 
 def _listing() -> Iterator[str]:
