@@ -24,6 +24,7 @@ from tilehires.stages.route import Route, route
 # Settled once, before the first image: these shape how the whole run is set up.
 RUN_WIDE = (
     *("model.checkpoint", "model.vae", "model.dtype", "model.prediction"),
+    *("hires.checkpoint", "hires.vae", "tiled.checkpoint", "tiled.vae"),
     *("memory.vram", "memory.ram", "memory.tile_batch"),
     *("run.device", "run.format", "run.cache_limit", "run.resolve_links"),
     *("run.deterministic", "run.strict", "run.limit"),
@@ -79,7 +80,7 @@ def prepare(found: Found, config: Config, checkpoint: Checkpoint, hashes: HashMe
     notes = dict.fromkeys(note for stage in stages if isinstance(stage, PassStage) for note in stage.extras.notes)
     mine = replace(mine, notes=(*mine.notes, *notes))
     if found.sidecars:
-        _check(mine, config, stages, checkpoint)
+        _check(mine, config, stages)
     return Job(found, header, digest, mine, seed, way, stages)
 
 
@@ -94,18 +95,19 @@ def _refuse_run_wide(mine: Config, config: Config) -> None:
             )
 
 
-def _check(mine: Config, config: Config, stages: Sequence[Stage], checkpoint: Checkpoint) -> None:
+def _check(mine: Config, config: Config, stages: Sequence[Stage]) -> None:
     """Try what the files beside an image have changed, as set_up did for the run: it must cost this image, not the run."""
     try:
         tried = {hires_pass(config.settings, 0).upscaler, tiled_pass(config.settings, 0).upscaler}
         for values in (hires_pass(mine.settings, 0), tiled_pass(mine.settings, 0)):
-            samplers.check(values.sampler, values.scheduler, checkpoint.family.name)
-            found(values, checkpoint)
             if values.upscaler not in tried:
                 upscalers.check(values.upscaler)
         checks.require(mine.settings.check.only)
         for stage in stages:
             if isinstance(stage, PassStage):
-                stage.layout(checkpoint.vae_factor)
+                values, own = stage.settings.values, stage.checkpoint
+                samplers.check(values.sampler, values.scheduler, own.family.name)
+                found(values, own)
+                stage.layout(own.vae_factor)
     except RunError as error:
         raise ImageError(error.message, hint=error.hint) from error

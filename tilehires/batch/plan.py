@@ -78,12 +78,11 @@ def plan(config: Config, source: Path, output: Path) -> list[ImagePlan]:
 
 
 def _planned(job: Job, setup: Setup) -> ImagePlan:
-    factor = setup.checkpoint.vae_factor
     stages = tuple(
         PlannedStage(
             stage.name,
             str(stage.settings.size),
-            stage.layout(factor),
+            stage.layout(stage.checkpoint.vae_factor),
             setup.plan.tile_batch,
             stage.steps.run if stage.settings.values.denoise > 0 else 0,
             stage.seam_steps.run,

@@ -103,7 +103,7 @@ class _Run:
             tools=Tools(bay, setup.plan, progress, scratch),
             environment=environment_of(setup),
             force=_forced(options.force),
-            models={setup.checkpoint.reference: workspace.hashes.sha256(setup.checkpoint.unet_file)},
+            models={one.reference: workspace.hashes.sha256(one.unet_file) for one in setup.checkpoints},
         )
 
     def all(self) -> Summary:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from tilehires.stages.detail import resolved
 from tilehires.stages.extras import find_extras
 from tilehires.stages.redenoise import PassStage, pass_settings, vae_files
 from tilehires.stages.route import Step
+from tilehires.stages.swap import checkpoint_of, passes_of
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -34,6 +35,8 @@ class Setup:
     device: torch.device
     dtype: torch.dtype
     plan: memory.Plan
+    checkpoints: tuple[Checkpoint, ...] = ()
+    """All that the passes use."""
 
     def described_plan(self) -> dict[str, Any]:
         """As in report.json."""
@@ -55,20 +58,25 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
     )
     config = config.for_family(checkpoint.family.name)
     settings = config.settings
-    for step, values in (("hires", hires_pass(settings, 0)), ("tiled.1", tiled_pass(settings, 0))):
-        samplers.check(values.sampler, values.scheduler, checkpoint.family.name)
-        found(values, checkpoint)
+    used: list[Checkpoint] = []
+    for step, values in passes_of(settings):
+        used.append(checkpoint_of(values, checkpoint) if values.denoise > 0 else checkpoint)
+        samplers.check(values.sampler, values.scheduler, used[-1].family.name)
+        found(values, used[-1])
         if values.denoise > 0:
-            find_extras(settings, step, values, checkpoint.family.name, config.from_image)
+            find_extras(settings, step, values, used[-1].family.name, config.from_image)
+        if values.vae is not None:
+            vae_files(values.vae)
         upscalers.check(values.upscaler) if load_upscalers else upscalers.files(values.upscaler)
     _check_detail(settings, checkpoint.family.name)
     checks.require(settings.check.only)
-    if settings.model.vae is not None:
-        vae_files(settings.model.vae)
-    _check_grid(settings, checkpoint)
+    _check_grid(settings, used[-1])
     device = device_of(settings.run.device)
     dtype = _dtype(settings.model.dtype, device)
-    return Setup(config, checkpoint, device, dtype, _plan(config, checkpoint, device, dtype))
+    plans = [_plan(config, one, device, dtype) for one in (checkpoint, *used)]
+    # What one of the models can't take is too much for the run.
+    plan = replace(min(plans, key=lambda plan: plan.tile_batch), peak=max(plan.peak for plan in plans))
+    return Setup(config, checkpoint, device, dtype, plan, tuple(dict.fromkeys((checkpoint, *used))))
 
 
 def _check_detail(settings: Settings, family: str) -> None:

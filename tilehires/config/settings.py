@@ -89,6 +89,13 @@ class PassSettings(Section):
     prompt: str | None = Field(None, description="Prompt of this pass. Not set: as the pass before.")
     negative_prompt: str | None = Field(None, description="Negative prompt of this pass. Not set: as the pass before.")
     prompt_add: str = Field("", description="Text put after the prompt in this pass, such as quality tags.")
+    checkpoint: str | None = Field(
+        None, description="Another checkpoint for this pass, of any family. Not set: as the pass before."
+    )
+    vae: str | None = Field(
+        None,
+        description="Another VAE for this pass. Not set: as the pass before, or the VAE of this pass's checkpoint.",
+    )
     loras: tuple[str, ...] | None = Field(
         None, description="LoRAs of this pass, as model.loras; empty for none. Not set: as the pass before."
     )
@@ -279,6 +286,9 @@ class SamplingPass(Section):
     prompt: str
     negative_prompt: str
     loras: tuple[str, ...]
+    checkpoint: str | None
+    """Another one than the run's."""
+    vae: str | None
     seed: int
     steps: int
     cfg: float
@@ -297,6 +307,8 @@ def hires_pass(settings: Settings, seed: int) -> SamplingPass:
         prompt=_joined(g.prompt if h.prompt is None else h.prompt, h.prompt_add),
         negative_prompt=g.negative_prompt if h.negative_prompt is None else h.negative_prompt,
         loras=settings.model.loras if h.loras is None else h.loras,
+        checkpoint=h.checkpoint,
+        vae=h.vae or (None if h.checkpoint else settings.model.vae),
         seed=seed if h.seed in (None, -1) else h.seed,
         steps=h.steps or g.steps,
         cfg=g.cfg if h.cfg is None else h.cfg,
@@ -319,6 +331,8 @@ def tiled_pass(settings: Settings, seed: int) -> SamplingPass:
         prompt=_joined(h.prompt if t.prompt is None else t.prompt, t.prompt_add),
         negative_prompt=h.negative_prompt if t.negative_prompt is None else t.negative_prompt,
         loras=h.loras if t.loras is None else t.loras,
+        checkpoint=t.checkpoint or h.checkpoint,
+        vae=t.vae or (None if t.checkpoint else h.vae),
         seed=h.seed if t.seed in (None, -1) else t.seed,
         steps=t.steps or h.steps,
         cfg=h.cfg if t.cfg is None else t.cfg,

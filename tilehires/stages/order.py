@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from tilehires.config.settings import Settings, hires_pass, tiled_pass
 from tilehires.diffusion.checkpoints import Checkpoint
@@ -12,6 +13,7 @@ from tilehires.stages.detail import At, detail_stage
 from tilehires.stages.extras import Extras, find_extras
 from tilehires.stages.redenoise import PassStage, pass_settings
 from tilehires.stages.route import Route
+from tilehires.stages.swap import checkpoint_of, swap_notes
 
 
 def stages_of(
@@ -28,10 +30,12 @@ def stages_of(
     stages: list[Stage] = []
     for step in route.steps:
         values = hires_pass(settings, seed) if step.name == "hires" else tiled_pass(settings, seed)
-        extras = Extras()
+        own, extras = checkpoint, Extras()
         if values.denoise > 0:
-            extras = find_extras(settings, step.name, values, checkpoint.family.name, from_image)
-        stages.append(PassStage(step.name, pass_settings(settings, step, values, checkpoint), checkpoint, extras))
+            own = checkpoint_of(values, checkpoint)
+            extras = find_extras(settings, step.name, values, own.family.name, from_image)
+            extras = replace(extras, notes=(*extras.notes, *swap_notes(step.name, values, checkpoint, own)))
+        stages.append(PassStage(step.name, pass_settings(settings, step, values, own), own, extras))
         if step.name == "hires":
             stages += _detail(settings, route, seed, checkpoint, "hires")
     stages += _detail(settings, route, seed, checkpoint, "final")

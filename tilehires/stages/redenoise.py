@@ -55,7 +55,6 @@ class PassSettings(BaseModel):
     in_tiles: bool
     time_ids: Literal["tile", "global", "crop"]
     vae: str
-    model_vae: str | None
     vae_whole_max: int
     upscaler_tile: int
     redraw: RedrawSettings
@@ -79,7 +78,6 @@ def pass_settings(settings: Settings, step: Step, values: SamplingPass, checkpoi
         in_tiles=step.name != "hires" or step.size.long_side > settings.hires.max_canvas,
         time_ids=tiled.time_ids,
         vae=settings.memory.vae,
-        model_vae=settings.model.vae,
         vae_whole_max=settings.memory.vae_whole_max,
         upscaler_tile=settings.memory.upscaler_tile,
         redraw=RedrawSettings.of(tiled),
@@ -96,16 +94,16 @@ class PassStage:
         self.name = name
         self.settings = settings
         self.extras = extras or Extras()
-        self._checkpoint = checkpoint
+        self.checkpoint = checkpoint
 
     @property
     def models(self) -> tuple[Path, ...]:
         weights: tuple[Path, ...] = ()
         if self.settings.values.denoise > 0:
-            weights = self._checkpoint.files + self._checkpoint.configs + self.extras.files
-            if self.settings.model_vae is not None:
-                weights += vae_files(self.settings.model_vae)
-            for net in found(self.settings.values, self._checkpoint):
+            weights = self.checkpoint.files + self.checkpoint.configs + self.extras.files
+            if self.settings.values.vae is not None:
+                weights += vae_files(self.settings.values.vae)
+            for net in found(self.settings.values, self.checkpoint):
                 weights += net.shaping
         return (*weights, *upscalers.files(self.settings.values.upscaler))
 
@@ -122,7 +120,7 @@ class PassStage:
                 "degradations": [],
             }
             return StageResult(upscaled[s.crop.slices], facts)
-        ready = fitted(tools.bay, self._checkpoint, s.model_vae, self.extras)
+        ready = fitted(tools.bay, self.checkpoint, values.vae, self.extras)
         model = ready.model
         canvas, parts = s.size.ceil_to(CANVAS), self.layout(model.vae_factor)
         latents: torch.Tensor | None = None
@@ -141,7 +139,7 @@ class PassStage:
             encoding=prompts.Encoding(s.clip_skip, s.emphasis, ready.embeddings),
         )
         mode = self._vae_mode(Size(s.tile_max, s.tile_max))
-        painter = Painter(model, condition.at, values, canvas, s.time_ids, mode, tools, self._checkpoint.family.name)
+        painter = Painter(model, condition.at, values, canvas, s.time_ids, mode, tools, self.checkpoint.family.name)
         if upscaled is not None and parts.tiles:
             pixels, findings = upscaled, ()
             steps = painter.redraw(pixels, parts.tiles, values.denoise, f"{self.name}: redraw")
@@ -149,7 +147,7 @@ class PassStage:
             if latents is None and upscaled is not None:
                 latents = self._encode(upscaled, canvas, model, tools)
             picture = image.pixels if upscaled is None else upscaled
-            nets = controls(values, self._checkpoint, tools.bay, picture, s.size)
+            nets = controls(values, self.checkpoint, tools.bay, picture, s.size)
             made = self._sampled(latents, condition.at, nets, model, canvas, tools)
             pixels, steps = tools.scratch.zeros((s.size.height, s.size.width, 3)), made.steps
             mode = self._vae_mode(canvas)
@@ -192,7 +190,7 @@ class PassStage:
                 condition,
                 latents,
                 scheduler=samplers.make(
-                    values.sampler, values.scheduler, model.scheduler_config, self._checkpoint.family.name
+                    values.sampler, values.scheduler, model.scheduler_config, self.checkpoint.family.name
                 ),
                 steps=self.steps,
                 cfg=values.cfg,
@@ -219,7 +217,7 @@ class PassStage:
 
     def grid(self, factor: int) -> TileGrid:
         """The tiles in cells of `factor` pixels. One tile where the pass works in one piece."""
-        s, family = self.settings, self._checkpoint.family
+        s, family = self.settings, self.checkpoint.family
         canvas = s.size.ceil_to(CANVAS)
         if not s.in_tiles:
             return TileGrid.whole(canvas.divided(factor))
@@ -228,7 +226,7 @@ class PassStage:
     def layout(self, factor: int) -> Layout:
         """How the pass is cut, for a VAE of that factor: into the grid's tiles, or into patches that are redrawn in turn."""
         s, grid = self.settings, self.grid(factor).scaled(factor)
-        multiple = self._checkpoint.family.multiple * factor
+        multiple = self.checkpoint.family.multiple * factor
         return layout(s.redraw, grid, s.size, tile=s.tile_max, unit=factor, multiple=multiple)
 
     def _upscaled(self, pixels: np.ndarray, upscaler: Upscaler, tools: Tools) -> tuple[np.ndarray, int]:
@@ -265,10 +263,10 @@ class PassStage:
 
 
 def vae_files(reference: str) -> tuple[Path, ...]:
-    """The weight files of the VAE that model.vae names. Raises MissingError when there are none."""
+    """The weight files of the VAE that a setting names. Raises MissingError when there are none."""
     path = Path(reference)
     if path.is_dir():
         return weights_of(path)
     if not path.is_file():
-        raise MissingError(f"There is no VAE {path}.", hint="Check model.vae, or leave it away.")
+        raise MissingError(f"There is no VAE {path}.", hint="Check model.vae, hires.vae and tiled.vae.")
     return (path,)

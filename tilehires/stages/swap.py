@@ -1,0 +1,31 @@
+"""Another checkpoint for a pass. Pixels lie between passes, never latents, so that any pair of families goes together."""
+
+from __future__ import annotations
+
+from tilehires.config.settings import SamplingPass, Settings, hires_pass, tiled_pass
+from tilehires.diffusion import checkpoints
+from tilehires.diffusion.checkpoints import Checkpoint
+
+MOST_STEPS, MOST_DENOISE = 10, 0.5  # beyond these another checkpoint repaints the picture instead of refining it
+
+
+def checkpoint_of(values: SamplingPass, base: Checkpoint) -> Checkpoint:
+    """The pass's own checkpoint, or the run's. Reads headers. Raises MissingError."""
+    if values.checkpoint in (None, base.reference):
+        return base
+    return checkpoints.inspect(values.checkpoint, vae=values.vae)
+
+
+def passes_of(settings: Settings) -> tuple[tuple[str, SamplingPass], ...]:
+    """The two kinds of passes by the name of their first, for an unknown seed."""
+    return ("hires", hires_pass(settings, 0)), ("tiled.1", tiled_pass(settings, 0))
+
+
+def swap_notes(step: str, values: SamplingPass, base: Checkpoint, own: Checkpoint) -> tuple[str, ...]:
+    """What to tell the user about a swap that will show."""
+    if own == base or values.denoise == 0 or (values.steps <= MOST_STEPS and values.denoise <= MOST_DENOISE):
+        return ()
+    return (
+        f"{step} runs {values.steps} steps at denoise {values.denoise:g} with another checkpoint: it repaints much of the "
+        f"picture. Up to {MOST_STEPS} steps and {MOST_DENOISE:g} keep it.",
+    )
