@@ -128,7 +128,9 @@ def _allowed(schema: dict[str, Any]) -> str:
         return " ".join(
             [kind, " and ".join(f"{sign} {_number(schema[key])}" for key, sign in words.items() if key in schema)]
         )
-    return {"boolean": "true, false", "array": "list of texts", "string": "text"}[schema["type"]]
+    return {"boolean": "true, false", "array": "list of texts", "string": "text", "object": "table of numbers"}[
+        schema["type"]
+    ]
 
 
 def _number(value: float) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tilehires.geometry import Box
@@ -36,6 +37,14 @@ class Finding:
 def measured(check: str, value: float, limit: float, box: Box | None, message: str) -> Finding:
     """A measured value: "warning" above the limit, "info" up to it. `box`: the worst place."""
     return Finding(check, "warning" if value > limit else "info", float(value), limit, box, message)
+
+
+def relimited(finding: Finding, limits: Mapping[str, float]) -> Finding:
+    """The finding at the limit that `limits` gives its check. Errors, and what abstained, stay as they are."""
+    limit = limits.get(finding.check)
+    if limit is None or finding.value is None or finding.severity == "error":
+        return finding
+    return replace(finding, limit=limit, severity="warning" if finding.value > limit else "info")
 
 
 def abstained(check: str, limit: float, reason: str) -> Finding:

@@ -22,6 +22,7 @@ COMMANDS = {
     "models": ("tilehires.cli.models", "List models, or say what a file is."),
     "regress": ("tilehires.cli.regress", "Render a fixed suite and fail when a render drifts: for CI."),
     "check": ("tilehires.cli.check", "Look for artifacts in images that exist, ours or another tool's."),
+    "calibrate": ("tilehires.cli.calibrate", "Limits of the checks from runs of good images, as a preset."),
     "report": ("tilehires.cli.output", "Rebuild the report of an output folder."),
     "clean": ("tilehires.cli.output", "Empty the cache of an output folder."),
     "doctor": ("tilehires.cli.doctor", "Check this machine: versions, device, memory, what is missing."),

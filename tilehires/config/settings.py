@@ -221,6 +221,9 @@ class CheckSettings(Section):
 
     enabled: bool = Field(True, description="Run the checks.")
     only: tuple[str, ...] = Field((), description="Names of the checks to run; empty: all.")
+    limits: dict[str, float] = Field(
+        {}, description="Limits of checks by their names, as `tilehires calibrate` writes them; others keep their own."
+    )
 
 
 class MemorySettings(Section):

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from tilehires.checks import Finding, check, names
+from tilehires.checks.finding import relimited
 from tilehires.geometry import Box, Size
 from tilehires.stages import Source, StageResult, Tools
 
@@ -24,6 +25,7 @@ class CheckSettings(BaseModel):
     target: Size
     frame: Box
     cropped: bool
+    limits: dict[str, float] = {}
     passes: tuple[tuple[str, Size], ...] = ()
     crop: Box | None = None
 
@@ -48,6 +50,7 @@ class CheckStage:
             # A crop shows parts of source pixels, so the aspects differ a little; the exact size is compared below anyway.
             only = tuple(name for name in only if name != "size")
         findings = check(image.pixels, before, self._tiles(source), only=only) if only else []
+        findings = [relimited(finding, self.settings.limits) for finding in findings]
         target = self.settings.target
         if (width, height) != (target.width, target.height):
             message = f"The output is {width}x{height}; {target} was asked for."

@@ -42,6 +42,7 @@ def stages_of(
     if settings.check.enabled:
         checked = CheckSettings(
             only=settings.check.only,
+            limits=settings.check.limits,
             target=route.target,
             frame=route.frame,
             cropped=route.cropped,
