@@ -7,8 +7,10 @@ measured; until it is calibrated on a GPU, a factor of 1.3 and 0.6 GiB are added
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from tilehires.errors import ConfigError
 from tilehires.geometry import Size
@@ -35,6 +37,59 @@ class Plan:
     tile_batch: int
     peak: int
     budget: int
+
+
+@dataclass(frozen=True, slots=True)
+class VaeShape:
+    """What of a VAE decides its memory: channels by level, finest first; `bounded`: it has no layer that sees it all."""
+
+    channels: tuple[int, ...]
+    bounded: bool
+
+
+VaeMode = Literal["whole", "tiled", "estimated"]
+
+
+def vae_mode(
+    asked: VaeMode | Literal["auto"], canvas: Size, shape: VaeShape, *, whole_max: int, budget: int
+) -> VaeMode:
+    """How a canvas of that many pixels goes through the VAE. `budget`: bytes of host memory.
+
+    A bounded VAE is exact by tiles, so it is never estimated.
+    """
+    if asked == "auto":
+        if canvas.long_side <= whole_max:
+            return "whole"
+        asked = "tiled" if shape.bounded or vae_bytes(shape, canvas) <= budget else "estimated"
+    return "tiled" if asked == "estimated" and shape.bounded else asked
+
+
+def vae_bytes(shape: VaeShape, canvas: Size) -> int:
+    """Host memory of the activations of a streamed AutoencoderKL (tiling/streamed.py) over a canvas of that many pixels.
+
+    In float32, whatever is asked: what overflows in 16 bits is done again, and the mode must not hang on that.
+    """
+    channels = shape.channels
+    values = 0.0
+    for level, width in enumerate(channels):
+        finer, coarser = channels[max(level - 1, 0)], channels[min(level + 1, len(channels) - 1)]
+        encoding = 2 * width + (finer if finer != width else 0)  # in, between, and out where it can't lie in the former
+        decoding = max(coarser + width, 1.25 * coarser, 2 * width)
+        values = max(values, max(encoding, decoding) / 4**level)
+    return int(4 * values * canvas.pixels)
+
+
+def host_memory() -> int:
+    """Bytes of memory this machine has."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 8 * GIB  # Windows tells it another way; a figure that any machine that can run this has
+
+
+def host_budget(asked: str) -> int:
+    """Bytes of host memory that memory.ram allows; "auto": half of what the machine has."""
+    return host_memory() // 2 if asked == "auto" else parse_bytes(asked, what="memory.ram")
 
 
 def parse_bytes(text: str, *, what: str) -> int:

@@ -15,8 +15,9 @@ from tilehires.geometry import Box, Size
 from tilehires.memory import Plan
 from tilehires.progress import Silent
 from tilehires.stages import Tools, pixels
-from tilehires.stages.pixels import to_latents, to_pixels
+from tilehires.stages.pixels import Passages, to_latents, to_pixels
 from tilehires.tiling import vae
+from tilehires.tiling.estimated import Deviation
 
 MODEL = tiny.parts(tiny.sd15())
 TOOLS = Tools(Bay(), Plan(1, 0, 0), Silent())
@@ -32,11 +33,11 @@ def test_strips_give_what_the_whole_canvas_gives(mode: Any, monkeypatch: pytest.
     grown = np.pad(image, ((0, 2), (0, 6), (0, 0)), mode="symmetric")
     planes = torch.from_numpy(np.ascontiguousarray(grown.transpose(2, 0, 1)))[None] * 2 - 1
     latents = vae.encode(MODEL.vae, planes, mode=mode)
-    assert torch.equal(to_latents(image, Size(56, 72), MODEL, TOOLS, mode=mode, name="x"), latents)
+    assert torch.equal(to_latents(image, Size(56, 72), Passages(MODEL, TOOLS, mode, "x")), latents)
     expected = (vae.decode(MODEL.vae, latents, mode=mode)[0].numpy().transpose(1, 2, 0) + 1) / 2
     monkeypatch.setattr(pixels, "ROWS", 9)
     out = np.zeros_like(image)
-    assert to_pixels(latents, out, MODEL, TOOLS, mode=mode, name="x", fallback=None) == ()
+    assert to_pixels(latents, out, Passages(MODEL, TOOLS, mode, "x"), fallback=None) == ()
     np.testing.assert_array_equal(out, expected[:70, :50])
 
 
@@ -56,7 +57,7 @@ def test_what_is_no_number_comes_from_the_fallback_and_is_flagged(
     monkeypatch.setattr(vae, "decode_into", decoded)
     monkeypatch.setattr(pixels, "ROWS", 16)
     fallback = image if with_fallback else None
-    (found,) = to_pixels(torch.zeros(1), out, MODEL, TOOLS, mode="whole", name="x", fallback=fallback)
+    (found,) = to_pixels(torch.zeros(1), out, Passages(MODEL, TOOLS, "whole", "x"), fallback=fallback)
     assert found.value == 160 and found.box == Box(3, 20, 7, 60)
     expected = np.full_like(out, 0.5)
     expected[20:60, 3:7] = image[20:60, 3:7] if with_fallback else 0
@@ -80,3 +81,24 @@ def mapped(folder: Path) -> Any:
     from tilehires.scratch import Scratch
 
     return Scratch(folder, least=1)
+
+
+def test_a_vae_that_overflows_in_half_precision_is_recorded() -> None:
+    pipe = tiny.sd15()
+    pipe.vae.register_to_config(force_upcast=False)
+    pipe.vae.decoder.conv_out.weight.data *= 1e4
+    pipe.vae.decoder.conv_out.bias.data += 6e4  # sums go beyond float16, which ends at 65504
+    model = tiny.parts(pipe)
+    model.vae.half()
+    passages, out = Passages(model, TOOLS, "tiled", "x"), np.zeros((70, 50, 3), np.float32)
+    latents = to_latents(picture(), Size(56, 72), passages)
+    assert passages.facts() == {"vae_mode": "tiled", "degradations": []}
+    assert to_pixels(latents, out, passages, fallback=None) == () and np.isfinite(out).all()
+    said = "vae: not finite in float16, done again in float32"
+    assert passages.facts() == {"vae_mode": "tiled", "degradations": [said]}
+
+
+def test_the_facts_of_an_estimate_are_in_the_units_of_pixels() -> None:
+    passages = Passages(MODEL, TOOLS, "estimated", "x")
+    passages.made["decode"] = vae.Passage("estimated", torch.float32, torch.float32, Deviation(0.0123456, 0.5))
+    assert passages.facts()["vae_error"] == {"decode": {"rms": 0.00617, "max": 0.25}}

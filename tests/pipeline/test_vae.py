@@ -12,9 +12,11 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from torch import nn
 
 from tilehires.errors import ConfigError, ImageError
+from tilehires.geometry import Size
+from tilehires.memory import VaeShape, vae_bytes
 from tilehires.tiling import streamed as streaming
 from tilehires.tiling.halo import halo
-from tilehires.tiling.vae import Vae, decode, decode_into, encode, scale_factor
+from tilehires.tiling.vae import Passage, Vae, decode, decode_into, encode, scale_factor
 
 
 def kl(channels: int = 8, **options) -> AutoencoderKL:
@@ -229,3 +231,48 @@ def test_what_cannot_work_is_refused() -> None:
     other = AsymmetricAutoencoderKL(norm_num_groups=4, down_block_out_channels=(8,), up_block_out_channels=(8,))
     with pytest.raises(ConfigError, match="AsymmetricAutoencoderKL"):
         decode(other, latents(kl()), mode="tiled")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [Size(8, 8), Size(264, 40), Size(72, 200)])
+def test_streaming_is_exact_at_any_shape_with_odd_strips(size: Size) -> None:
+    vae = kl()
+    x, z = pixels(size.width, size.height), latents(vae, size.width // 8, size.height // 8)
+    for strip_bytes in (7_777, 61_001):
+        made = encode(vae, x, mode="tiled", strip_bytes=strip_bytes)
+        torch.testing.assert_close(made, encode(vae, x, mode="whole"), atol=2e-5, rtol=0)
+        decoded = decode(vae, z, mode="tiled", strip_bytes=strip_bytes)
+        torch.testing.assert_close(decoded, decode(vae, z, mode="whole"), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("part", ["encode", "decode"])
+def test_host_memory_of_streaming_is_no_more_than_planned(part: str) -> None:
+    from benchmarks.memory import LiveBytes
+
+    vae, size = kl(16), Size(256, 256)
+    x, z = pixels(size.width, size.height), latents(vae, size.width // 8, size.height // 8)
+    with LiveBytes() as counter:
+        (
+            encode(vae, x, mode="tiled", strip_bytes=1)
+            if part == "encode"
+            else decode(vae, z, mode="tiled", strip_bytes=1)
+        )
+    planned = vae_bytes(VaeShape((16, 16, 16, 32), bounded=False), size)
+    assert counter.peak < planned * 1.15 + 4 * size.pixels * 6, f"{counter.peak} bytes, {planned} planned"
+    assert counter.peak > planned * 0.5
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_what_overflows_goes_to_bfloat16_where_the_device_has_it(
+    has_bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tilehires.tiling.vae._has_bfloat16", lambda device: has_bfloat16)
+    vae, told = kl(force_upcast=False).half(), []
+    z = latents(vae) * 3e4
+    answer = decode(vae, z, mode="tiled", tell=told.append)
+    wider = torch.bfloat16 if has_bfloat16 else torch.float32
+    assert told == [Passage("tiled", torch.float16, wider, None)]
+    assert told[0].degradations == (f"vae: not finite in float16, done again in {str(wider)[6:]}",)
+    torch.testing.assert_close(answer, decode(vae, z, mode="tiled", dtype=wider), atol=0, rtol=0)
+    told.clear()
+    decode(vae, z / 3e4, mode="tiled", tell=told.append)
+    assert told[0].degradations == (), "what was finite needs no second attempt"

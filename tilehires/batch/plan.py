@@ -27,6 +27,7 @@ class PlannedStage:
     batch: int
     evaluations: int
     seam_evaluations: int
+    vae: str
 
     def line(self) -> str:
         if not self.evaluations:
@@ -38,7 +39,7 @@ class PlannedStage:
         seams = f", then {len(self.cut.seams)} pieces over the seams" if self.cut.seams else ""
         return (
             f"  {self.name:<8} {self.size:<12} {shape}, {together}, {self.evaluations} steps{seams}, "
-            f"work {work:.1f} x the canvas"
+            f"work {work:.1f} x the canvas, VAE {self.vae}"
         )
 
 
@@ -86,6 +87,7 @@ def _planned(job: Job, setup: Setup) -> ImagePlan:
             setup.plan.tile_batch,
             stage.steps.run if stage.settings.values.denoise > 0 else 0,
             stage.seam_steps.run,
+            stage.settings.vae_mode,
         )
         for stage in job.stages
         if isinstance(stage, PassStage)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -119,7 +118,7 @@ def _plan(config: Config, checkpoint: Checkpoint, device: torch.device, dtype: t
     if accelerator:
         budget = _budget(settings.memory.vram, "memory.vram", _device_memory(device))
     else:
-        budget = _budget(settings.memory.ram, "memory.ram", _host_memory() // 2)
+        budget = memory.host_budget(settings.memory.ram)
     return memory.plan(
         need,
         Size(side, side),
@@ -139,11 +138,4 @@ def _budget(asked: str, name: str, otherwise: int) -> int:
 def _device_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return _host_memory() // 2  # a Mac's GPU shares the host's memory
-
-
-def _host_memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 8 * memory.GIB  # Windows tells it another way; a figure that any machine that can run this has
+    return memory.host_memory() // 2  # a Mac's GPU shares the host's memory

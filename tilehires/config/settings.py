@@ -233,8 +233,13 @@ class MemorySettings(Section):
     ram: Budget = Field("auto", description='Host memory to use, such as "16GB"; auto: half of what the machine has.')
     tile_batch: int = Field(0, ge=0, le=64, description="Tiles that go through the model at once; 0: the plan decides.")
     upscaler_tile: int = Field(512, ge=64, le=4096, description="Largest input tile of a model upscaler, in pixels.")
-    vae: Literal["auto", "whole", "tiled"] = Field(
-        "auto", description="auto: whole images up to vae_whole_max, then tiles or strips; an exact result either way."
+    vae: Literal["auto", "whole", "tiled", "estimated"] = Field(
+        "auto",
+        description=(
+            "How pictures go through the VAE. whole: in one piece. tiled: in tiles or strips, exact, in bounded device "
+            "memory. estimated: in bounded host memory too; the report says how far off. auto: whole up to "
+            "vae_whole_max, then tiled while that fits memory.ram."
+        ),
     )
     vae_whole_max: int = Field(
         1536, ge=64, le=65536, description="Longest side in pixels that goes through the VAE in one piece under auto."

@@ -15,12 +15,14 @@ from typing import Any, Literal
 
 from tilehires.config.known_models import CHECKPOINTS
 from tilehires.diffusion.family import BUILTIN, FAMILIES, Family
-from tilehires.diffusion.header import read_header
+from tilehires.diffusion.header import Header, read_header
 from tilehires.errors import MissingError
+from tilehires.memory import VaeShape
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 BUILTIN_FOLDER = Path(__file__).parents[1] / "builtin" / "model"
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+PLAIN_VAE = VaeShape((128, 256, 512, 512), False)  # Stable Diffusion's, of all its families
 PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 _PIPELINES = {"StableDiffusionPipeline": "sd1", "StableDiffusionXLPipeline": "sdxl"}
 
@@ -36,11 +38,17 @@ class Checkpoint:
     prediction: str
     files: tuple[Path, ...]
     """The weight files."""
-    vae_factor: int
+    vae: VaeShape
+    """Of the VAE that will be used."""
     unet_parameters: int
     zero_terminal_snr: bool = False
     configs: tuple[Path, ...] = ()
     """A folder's config files, which change a picture as weights do."""
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels per latent cell."""
+        return 2 ** (len(self.vae.channels) - 1)
 
     @property
     def unet_file(self) -> Path:
@@ -57,7 +65,7 @@ def inspect(reference: str, *, prediction: str = "auto", vae: str | None = None)
     that can't be run.
     """
     if reference == "builtin":
-        return _folder(reference, BUILTIN_FOLDER, prediction)
+        return _folder(reference, BUILTIN_FOLDER, prediction, vae)
     path = Path(reference).expanduser()
     if path.suffix.lower() in PICKLES:
         raise MissingError(
@@ -65,11 +73,11 @@ def inspect(reference: str, *, prediction: str = "auto", vae: str | None = None)
             hint="Get the .safetensors version of the checkpoint, or convert it to .safetensors yourself.",
         )
     if path.is_dir():
-        return _folder(reference, path, prediction)
+        return _folder(reference, path, prediction, vae)
     if path.is_file():
         return _single(reference, path, prediction, vae)
     if HUB_ID.fullmatch(reference) and path.suffix != ".safetensors":
-        return _folder(reference, _cached(reference), prediction)
+        return _folder(reference, _cached(reference), prediction, vae)
     raise MissingError(
         f"There is no checkpoint {reference}.",
         hint=f"Check the path, or use the built-in model: --checkpoint builtin. {CHECKPOINTS}",
@@ -95,8 +103,6 @@ def _single(reference: str, path: Path, prediction: str, vae: str | None) -> Che
             f"{path.name} holds no VAE.",
             hint=f"Name {family.title}'s VAE with --set model.vae=FILE, or use a checkpoint that has one baked in.",
         )
-    # A VAE of another file has the family's shape: eight pixels to a cell in all of them.
-    levels = header.count("first_stage_model.encoder.down.") if header.has_vae else 4
     return Checkpoint(
         reference,
         path,
@@ -104,13 +110,13 @@ def _single(reference: str, path: Path, prediction: str, vae: str | None) -> Che
         "single-file",
         header.prediction if prediction == "auto" else prediction,
         (path,),
-        2 ** (levels - 1),
+        other_vae(vae) if vae is not None else _vae_in(header),
         header.parameters("model.diffusion_model."),
         header.zero_terminal_snr,
     )
 
 
-def _folder(reference: str, path: Path, prediction: str) -> Checkpoint:
+def _folder(reference: str, path: Path, prediction: str, other: str | None) -> Checkpoint:
     index = _json(path / "model_index.json", path)
     family_name = _PIPELINES.get(str(index.get("_class_name")))
     if family_name is None:
@@ -136,7 +142,7 @@ def _folder(reference: str, path: Path, prediction: str) -> Checkpoint:
         "builtin" if reference == "builtin" else "diffusers",
         str(scheduler.get("prediction_type", "epsilon")) if prediction == "auto" else prediction,
         weights,
-        2 ** (len(_channels(vae)) - 1),
+        _vae_of(vae) if other is None else other_vae(other),
         sum(read_header(file).parameters("") for file in weights_of(path / "unet")),
         configs=(path / "model_index.json", *sorted(path.glob("*/*.json"))),
     )
@@ -156,8 +162,30 @@ def weights_of(folder: Path) -> tuple[Path, ...]:
     return chosen
 
 
-def _channels(vae: Mapping[str, Any]) -> list[int]:
-    return vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or [0]
+def other_vae(reference: str) -> VaeShape:
+    """The shape of the VAE that model.vae names, a folder or a file; a plain one where it can't be read (loading says why)."""
+    path = Path(reference).expanduser()
+    if path.is_file() and path.suffix.lower() == ".safetensors":
+        return _vae_in(read_header(path))
+    return _vae_of(_json(path / "config.json", path)) if (path / "config.json").is_file() else PLAIN_VAE
+
+
+def _vae_of(config: Mapping[str, Any]) -> VaeShape:
+    """From a diffusers config."""
+    channels = config.get("block_out_channels") or config.get("encoder_block_out_channels") or [0]
+    return VaeShape(tuple(channels), config.get("_class_name") == "AutoencoderTiny")
+
+
+def _vae_in(header: Header) -> VaeShape:
+    """Of the AutoencoderKL in a single file, under LDM's names; the plain one where it holds none."""
+    channels = []
+    for level in range(16):
+        name = f"encoder.down.{level}.block.0.conv1.weight"
+        shape = header.shapes.get(f"first_stage_model.{name}") or header.shapes.get(name)
+        if shape is None:
+            break
+        channels.append(shape[0])
+    return VaeShape(tuple(channels), False) if channels else PLAIN_VAE
 
 
 def _json(path: Path, folder: Path) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,40 +15,75 @@ from tilehires.diffusion.components import Diffusion
 from tilehires.geometry import Size
 from tilehires.stages import Tools
 from tilehires.tiling import vae
+from tilehires.tiling.estimated import Deviation
 from tilehires.tiling.planes import Planes
 
 ROWS = 256  # rows turned into pixels at a time
+UNIT = {"encode": 1.0, "decode": 0.5}  # latents as the VAE has them; pixels in [0, 1], of which it has [-1, 1]
 
 
-def to_latents(
-    pixels: np.ndarray, canvas: Size, model: Diffusion, tools: Tools, *, mode: vae.Mode, name: str
-) -> torch.Tensor:
+@dataclass
+class Passages:
+    """One pass's ways through the VAE, and what is to be recorded of them."""
+
+    model: Diffusion
+    tools: Tools
+    mode: vae.Mode
+    name: str
+    """The stage's, for the progress."""
+    made: dict[str, vae.Passage] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """How the VAE worked: its mode, what went otherwise than asked, and of estimates how far off they may be."""
+        facts: dict[str, Any] = {"vae_mode": self.mode, "degradations": []}
+        for passage in self.made.values():
+            facts["vae_mode"] = passage.mode
+            facts["degradations"] += [text for text in passage.degradations if text not in facts["degradations"]]
+        deviations = {way: passage.deviation for way, passage in self.made.items() if passage.deviation}
+        if deviations:
+            facts["vae_error"] = {way: _rounded(one, UNIT[way]) for way, one in deviations.items()}
+        return facts
+
+
+def _rounded(deviation: Deviation, unit: float) -> dict[str, float]:
+    return {"rms": float(f"{deviation.rms * unit:.3g}"), "max": float(f"{deviation.most * unit:.3g}")}
+
+
+def to_latents(pixels: np.ndarray, canvas: Size, passages: Passages) -> torch.Tensor:
     """Latents of HWC pixels in [0, 1], mirrored out to `canvas`: 1×C×h×w, float32, on the CPU."""
-    tools.progress.begin(f"{name}: encoding", 1)
+    model, tools = passages.model, passages.tools
+    tools.progress.begin(f"{passages.name}: encoding", 1)
     with tools.bay.on_device(model.vae):
-        latents = vae.encode(model.vae, Planes(pixels, canvas), mode=mode, device=tools.bay.device)
+        latents = vae.encode(
+            model.vae,
+            Planes(pixels, canvas),
+            mode=passages.mode,
+            device=tools.bay.device,
+            tell=partial(passages.made.__setitem__, "encode"),
+        )
     tools.progress.advance()
     return latents
 
 
 def to_pixels(
-    latents: torch.Tensor,
-    out: np.ndarray,
-    model: Diffusion,
-    tools: Tools,
-    *,
-    mode: vae.Mode,
-    name: str,
-    fallback: np.ndarray | None,
+    latents: torch.Tensor, out: np.ndarray, passages: Passages, *, fallback: np.ndarray | None
 ) -> tuple[Finding, ...]:
     """Decode into `out`, HWC around [0, 1], unclipped; what lies beyond its right and lower edge is dropped.
 
     Pixels that are no numbers are taken from `fallback` (of the same size), else black; the finding flags the place.
     """
-    tools.progress.begin(f"{name}: decoding", 1)
+    model, tools = passages.model, passages.tools
+    tools.progress.begin(f"{passages.name}: decoding", 1)
     landing = _Landing(out, fallback)
     with tools.bay.on_device(model.vae):
-        vae.decode_into(model.vae, latents, landing, mode=mode, device=tools.bay.device)
+        vae.decode_into(
+            model.vae,
+            latents,
+            landing,
+            mode=passages.mode,
+            device=tools.bay.device,
+            tell=partial(passages.made.__setitem__, "decode"),
+        )
     tools.progress.advance()
     return tuple(joined(landing.findings))
 

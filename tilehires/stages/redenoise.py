@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from tilehires import upscalers
+from tilehires import memory, upscalers
 from tilehires.config.settings import SamplingPass, Settings
 from tilehires.diffusion import noise, prompts, samplers, sampling
 from tilehires.diffusion.checkpoints import Checkpoint, weights_of
@@ -19,16 +19,17 @@ from tilehires.diffusion.control import Control
 from tilehires.diffusion.syntax import Count
 from tilehires.errors import MissingError
 from tilehires.geometry import Box, Size
+from tilehires.memory import VaeMode
 from tilehires.progress import Counted
 from tilehires.stages import Source, StageResult, Tools
 from tilehires.stages.controls import controls, found
 from tilehires.stages.cutting import cut, tile_range
 from tilehires.stages.extras import Extras, fitted
-from tilehires.stages.pixels import to_latents, to_pixels
+from tilehires.stages.pixels import Passages, to_latents, to_pixels
 from tilehires.stages.redraw import Layout, Painter, RedrawSettings, layout
 from tilehires.stages.route import Step
 from tilehires.stages.tones import tones
-from tilehires.tiling import lock, vae
+from tilehires.tiling import lock
 from tilehires.tiling.engine import TiledDenoiser
 from tilehires.tiling.grid import TileGrid
 from tilehires.upscalers.latent import LatentMode
@@ -54,8 +55,8 @@ class PassSettings(BaseModel):
     overlap: int
     in_tiles: bool
     time_ids: Literal["tile", "global", "crop"]
-    vae: str
-    vae_whole_max: int
+    vae_mode: VaeMode
+    patch_vae_mode: VaeMode
     upscaler_tile: int
     redraw: RedrawSettings
 
@@ -64,6 +65,11 @@ def pass_settings(settings: Settings, step: Step, values: SamplingPass, checkpoi
     """The slice of the settings that step uses; zeros filled in from the model family."""
     tiled = settings.tiled
     tile_min, tile_max = tile_range(tiled, checkpoint.family)
+
+    def vae_mode(size: Size) -> VaeMode:
+        largest, budget = settings.memory.vae_whole_max, memory.host_budget(settings.memory.ram)
+        return memory.vae_mode(settings.memory.vae, size, checkpoint.vae, whole_max=largest, budget=budget)
+
     return PassSettings(
         size=step.size,
         crop=step.crop,
@@ -77,8 +83,8 @@ def pass_settings(settings: Settings, step: Step, values: SamplingPass, checkpoi
         overlap=tiled.overlap,
         in_tiles=step.name != "hires" or step.size.long_side > settings.hires.max_canvas,
         time_ids=tiled.time_ids,
-        vae=settings.memory.vae,
-        vae_whole_max=settings.memory.vae_whole_max,
+        vae_mode=vae_mode(step.size.ceil_to(CANVAS)),
+        patch_vae_mode=vae_mode(Size(tile_max, tile_max)),
         upscaler_tile=settings.memory.upscaler_tile,
         redraw=RedrawSettings.of(tiled),
     )
@@ -122,10 +128,11 @@ class PassStage:
             return StageResult(upscaled[s.crop.slices], facts)
         ready = fitted(tools.bay, self.checkpoint, values.vae, self.extras)
         model = ready.model
+        passages = Passages(model, tools, s.vae_mode, self.name)
         canvas, parts = s.size.ceil_to(CANVAS), self.layout(model.vae_factor)
         latents: torch.Tensor | None = None
         if isinstance(upscaler, LatentMode) and not parts.tiles:
-            latents = self._latents_enlarged(image.pixels, canvas, upscaler, model, tools)
+            latents = self._latents_enlarged(image.pixels, canvas, upscaler, passages)
             upscaled, calls = None, 0
         else:
             upscaled, calls = self._upscaled(image.pixels, upscaler, tools)
@@ -138,20 +145,19 @@ class PassStage:
             count=Count(self.steps.run, before=s.first_steps, later=True),
             encoding=prompts.Encoding(s.clip_skip, s.emphasis, ready.embeddings),
         )
-        mode = self._vae_mode(Size(s.tile_max, s.tile_max))
-        painter = Painter(model, condition.at, values, canvas, s.time_ids, mode, tools, self.checkpoint.family.name)
+        family, mode = self.checkpoint.family.name, s.patch_vae_mode
+        painter = Painter(model, condition.at, values, canvas, s.time_ids, mode, tools, family)
         if upscaled is not None and parts.tiles:
             pixels, findings = upscaled, ()
             steps = painter.redraw(pixels, parts.tiles, values.denoise, f"{self.name}: redraw")
         else:
             if latents is None and upscaled is not None:
-                latents = self._encode(upscaled, canvas, model, tools)
+                latents = to_latents(upscaled, canvas, passages)
             picture = image.pixels if upscaled is None else upscaled
             nets = controls(values, self.checkpoint, tools.bay, picture, s.size)
             made = self._sampled(latents, condition.at, nets, model, canvas, tools)
             pixels, steps = tools.scratch.zeros((s.size.height, s.size.width, 3)), made.steps
-            mode = self._vae_mode(canvas)
-            findings = to_pixels(made.latents, pixels, model, tools, mode=mode, name=self.name, fallback=upscaled)
+            findings = to_pixels(made.latents, pixels, passages, fallback=upscaled)
         if parts.seams:
             np.clip(pixels, 0, 1, out=pixels)
             painter.redraw(pixels, parts.seams, s.redraw.seam_denoise, f"{self.name}: seams")
@@ -168,7 +174,7 @@ class PassStage:
             "controlnets": [Path(use.path).name for use in values.controlnets],
             "lock": round(values.lock, 4),
             **parts.facts(s.redraw, s.crop),
-            "degradations": [],
+            **passages.facts(),
             **ready.facts,
         }
         return StageResult(pixels[s.crop.slices], facts, findings)
@@ -237,17 +243,8 @@ class PassStage:
         made = upscaler.upscale(pixels, size, tile=self.settings.upscaler_tile, progress=counted, out=out)
         return made, counted.steps
 
-    def _encode(self, pixels: np.ndarray, canvas: Size, model: Diffusion, tools: Tools) -> torch.Tensor:
-        """Latents of HWC pixels in [0, 1], mirrored out to `canvas`."""
-        return to_latents(pixels, canvas, model, tools, mode=self._vae_mode(canvas), name=self.name)
-
-    def _vae_mode(self, canvas: Size) -> vae.Mode:
-        s = self.settings
-        too_large = s.vae == "auto" and canvas.long_side > s.vae_whole_max
-        return "tiled" if s.vae == "tiled" or too_large else "whole"
-
     def _latents_enlarged(
-        self, pixels: np.ndarray, canvas: Size, upscaler: LatentMode, model: Diffusion, tools: Tools
+        self, pixels: np.ndarray, canvas: Size, upscaler: LatentMode, passages: Passages
     ) -> torch.Tensor:
         """The source's latents, interpolated by exactly the step's factor, then cut to the canvas's cells."""
         height, width = pixels.shape[:2]
@@ -257,8 +254,8 @@ class PassStage:
         source = Size(
             int(np.ceil(canvas.width / scale[1])) + CANVAS, int(np.ceil(canvas.height / scale[0])) + CANVAS
         ).ceil_to(CANVAS)
-        latents = upscaler.upscale_by(self._encode(pixels, source, model, tools), scale)
-        cells = canvas.divided(model.vae_factor)
+        latents = upscaler.upscale_by(to_latents(pixels, source, passages), scale)
+        cells = canvas.divided(passages.model.vae_factor)
         return latents[..., : cells.height, : cells.width].contiguous()
 
 

@@ -9,8 +9,8 @@ and values of all latent cells.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
 
@@ -23,18 +23,42 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
+from tilehires.geometry import Box
+
 STRIP_BYTES = 64 * 1024**2
 
 Prepare = Callable[[torch.Tensor], torch.Tensor]
 
 
+@dataclass
+class Shared:
+    """What the layers that see a whole canvas know of it: GroupNorm's affine map, the keys and values of attention.
+
+    Filled by the first call, whose input is a batch of regions of `cells` rows each: entry i counts inside `cores[i]`
+    (in latent cells) only, so that the zeros around a region tell nothing. Every later call uses what is held.
+    """
+
+    cores: Sequence[Box]
+    cells: int
+    norms: dict[nn.GroupNorm, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    keys: dict[Attention, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+
+    def parts(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The cores of a batch of regions at any level of the network, each as a batch of one."""
+        scale = x.shape[-2] // self.cells
+        return [x[i : i + 1, :, *core.scale(scale).slices] for i, core in enumerate(self.cores)]
+
+
 @contextlib.contextmanager
-def streamed(vae: AutoencoderKL, strip_bytes: int = STRIP_BYTES) -> Iterator[AutoencoderKL]:
+def streamed(
+    vae: AutoencoderKL, strip_bytes: int = STRIP_BYTES, shared: Shared | None = None
+) -> Iterator[AutoencoderKL]:
     """While open, `vae` takes and returns CPU tensors and works in strips of about `strip_bytes` on its own device.
 
+    `shared`: what the layers know of the canvas that their input is a part of; None: the input is the whole of it.
     No gradients. On leaving, also by an exception, the module is as it was.
     """
-    strips = _Strips(next(vae.parameters()).device, strip_bytes)
+    strips = _Strips(next(vae.parameters()).device, strip_bytes, shared)
     forwards: dict[type, Callable[..., torch.Tensor]] = {
         ResnetBlock2D: strips.resnet,
         Upsample2D: strips.upsample,
@@ -78,6 +102,7 @@ class _Strips:
 
     device: torch.device
     bytes: int
+    shared: Shared | None = None
 
     def rows(self, height: int, row_values: int, stored: torch.dtype) -> Iterator[tuple[int, int]]:
         step = max(1, self.bytes // (row_values * stored.itemsize))
@@ -102,15 +127,24 @@ class _Strips:
         hidden = self._convolve(block.conv1, x, around, prepare=normed(block.norm1, x))
         prepare = normed(block.norm2, hidden)
 
-        def join(strip: torch.Tensor, a: int, b: int) -> torch.Tensor:
-            beside = x[:, :, a:b].to(self.device)
-            if block.conv_shortcut is not None:
-                beside = F.conv2d(beside, block.conv_shortcut.weight, block.conv_shortcut.bias)
-            return (beside + strip) / block.output_scale_factor
+        beside = x if block.conv_shortcut is None else self._shortcut(block.conv_shortcut, x)
 
-        # The rows of x are read once more, just before the same rows are written: its memory can hold the answer.
-        out = x if block.conv_shortcut is None else None
-        return self._convolve(block.conv2, hidden, around, prepare=prepare, after=join, out=out)
+        def join(strip: torch.Tensor, a: int, b: int) -> torch.Tensor:
+            return (beside[:, :, a:b].to(self.device) + strip) / block.output_scale_factor
+
+        # Its rows are read once more, just before the same rows are written: its memory holds the answer.
+        return self._convolve(block.conv2, hidden, around, prepare=prepare, after=join, out=beside)
+
+    def _shortcut(self, conv: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """A 1×1 convolution, in the memory of `x` where that has channels enough."""
+        n, channels, height, width = x.shape
+        if not isinstance(conv, nn.Conv2d) or conv.kernel_size != (1, 1):
+            raise ValueError("a residual block with another shortcut than a 1×1 convolution can't be streamed")
+        made = conv.out_channels
+        out = x[:, :made] if made <= channels else torch.empty(n, made, height, width, dtype=x.dtype)
+        for a, b in self.rows(height, n * max(channels, made) * width, x.dtype):
+            out[:, :, a:b] = F.conv2d(x[:, :, a:b].to(self.device), conv.weight, conv.bias).to(out.device)
+        return out
 
     def upsample(self, module: Upsample2D, x: torch.Tensor) -> torch.Tensor:
         conv = module.conv if module.name == "conv" else module.Conv2d_0
@@ -133,13 +167,13 @@ class _Strips:
     def attention(self, module: Attention, x: torch.Tensor) -> torch.Tensor:
         if module.spatial_norm or not module.group_norm or module.norm_q or module.norm_k:
             raise ValueError("attention with other norms than one GroupNorm can't be streamed")
-        if not (module.to_k and module.to_v and module.to_out):
+        if not module.to_out:
             raise ValueError("attention without projections of its own can't be streamed")
         n, channels, height, width = x.shape
         affine, heads = self._affine(module.group_norm, x), module.heads
-        key, value = (self._project(projection, x, affine, heads) for projection in (module.to_k, module.to_v))
+        key, value = (keys.expand(n, -1, -1, -1) for keys in self._keys(module, x, affine))
         # A row of scores is as long as the canvas has cells, and some kernels hold it in float32.
-        step = max(1, 4 * self.bytes // (4 * n * heads * height * width) // width)
+        step = max(1, 4 * self.bytes // (4 * n * heads * key.shape[2]) // width)
         for a in range(0, height, step):
             rows = x[:, :, a : a + step].to(self.device)
             query = _split_heads(module.to_q(affine(rows).flatten(2).transpose(1, 2)), heads)
@@ -148,6 +182,21 @@ class _Strips:
             answer = answer + rows if module.residual_connection else answer
             x[:, :, a : a + step] = (answer / module.rescale_output_factor).to(x.device)
         return x
+
+    def _keys(self, module: Attention, x: torch.Tensor, affine: Prepare) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of all cells that count, on the device."""
+        if self.shared and module in self.shared.keys:
+            return self.shared.keys[module]
+        parts = self.shared.parts(x) if self.shared else [x]
+        if module.to_k is None or module.to_v is None:
+            raise ValueError("attention without projections of its own can't be streamed")
+        key, value = (
+            torch.cat([self._project(projection, part, affine, module.heads) for part in parts], 2)
+            for projection in (module.to_k, module.to_v)
+        )
+        if self.shared:
+            self.shared.keys[module] = key, value
+        return key, value
 
     def _project(self, projection: nn.Module, x: torch.Tensor, affine: Prepare, heads: int) -> torch.Tensor:
         n, channels, height, width = x.shape
@@ -158,25 +207,36 @@ class _Strips:
         return _split_heads(torch.cat(strips, 1), heads)
 
     def _affine(self, norm: nn.GroupNorm, x: torch.Tensor) -> Prepare:
-        """GroupNorm with the statistics of all of `x`, for its strips on the device."""
-        n, channels, height, width = x.shape
-        per_group = channels // norm.num_groups * width
+        """GroupNorm with the statistics of the canvas, for strips of `x` on the device."""
+        if self.shared and norm in self.shared.norms:
+            gain, shift = self.shared.norms[norm]
+        else:
+            gain, shift = self._gain_and_shift(norm, self.shared.parts(x) if self.shared else [x])
+            if self.shared:
+                self.shared.norms[norm] = gain, shift
+        return lambda strip: torch.addcmul(shift, strip.float(), gain).to(strip.dtype)
+
+    def _gain_and_shift(self, norm: nn.GroupNorm, parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """GroupNorm's affine map with the joint statistics of `parts`, N×C×1×1 on the device."""
+        n, channels = parts[0].shape[:2]
         count, mean, square = 0, torch.zeros(n, norm.num_groups).double(), torch.zeros(n, norm.num_groups).double()
-        for a, b in self.rows(height, n * channels * width, torch.float32):
-            strip = x[:, :, a:b].to(self.device).float().reshape(n, norm.num_groups, -1)
-            variance, average = (t.cpu().double() for t in torch.var_mean(strip, -1, correction=0))
-            # Chan et al. 1979: means and sums of squared deviations of parts combine without cancellation.
-            added = (b - a) * per_group
-            delta, total = average - mean, count + added
-            square += variance * added + delta**2 * count * added / total
-            mean += delta * added / total
-            count = total
+        for part in parts:
+            height, width = part.shape[-2:]
+            for a, b in self.rows(height, n * channels * width, torch.float32):
+                strip = part[:, :, a:b].to(self.device).float().reshape(n, norm.num_groups, -1)
+                variance, average = (t.cpu().double() for t in torch.var_mean(strip, -1, correction=0))
+                # Chan et al. 1979: means and sums of squared deviations of parts combine without cancellation.
+                added = (b - a) * width * (channels // norm.num_groups)
+                delta, total = average - mean, count + added
+                square += variance * added + delta**2 * count * added / total
+                mean += delta * added / total
+                count = total
         scale = (square / count + norm.eps).rsqrt()
         scale, mean = (t.repeat_interleave(channels // norm.num_groups, 1) for t in (scale, mean))
         gain = scale * (1 if norm.weight is None else norm.weight.detach().cpu().double())
         shift = (0 if norm.bias is None else norm.bias.detach().cpu().double()) - mean * gain
         gain, shift = (t[..., None, None].to(self.device, torch.float32) for t in (gain, shift))
-        return lambda strip: torch.addcmul(shift, strip.float(), gain).to(strip.dtype)
+        return gain, shift
 
     def _in_place(self, x: torch.Tensor, change: Prepare) -> torch.Tensor:
         n, channels, height, width = x.shape

@@ -1,14 +1,18 @@
 """Pixels to latents and back, whole or in bounded device memory, with one answer either way.
 
 "whole" calls the VAE as it is. "tiled" gives the same to rounding: AutoencoderTiny by tiles with an exact halo
-(halo.py), AutoencoderKL by streaming its layers (streamed.py). diffusers' own tiling normalises per tile: not used.
+(halo.py), AutoencoderKL by streaming its layers (streamed.py). "estimated" bounds host memory too, and says how far off
+it may be (estimated.py; AutoencoderTiny's tiles are exact all the same). diffusers' own tiling normalises per tile: not
+used.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Literal, cast
+from dataclasses import dataclass
+from functools import partial
+from typing import cast, get_args
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -16,14 +20,38 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
 from tilehires.errors import ConfigError, ImageError
 from tilehires.geometry import Size
+from tilehires.memory import VaeMode
+from tilehires.tiling import estimated
+from tilehires.tiling.estimated import Deviation
 from tilehires.tiling.halo import halo, map_rows
 from tilehires.tiling.planes import Planes
 from tilehires.tiling.streamed import STRIP_BYTES, streamed
 
 Vae = AutoencoderKL | AutoencoderTiny
-Mode = Literal["whole", "tiled"]
+Mode = VaeMode
 Sink = Callable[[int, torch.Tensor], None]
 TILE = 512  # pixels a side of AutoencoderTiny's tiles, without their halo
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """How an encode or a decode went: in which number format at last, and how far off an estimate may be."""
+
+    mode: Mode
+    asked: torch.dtype
+    dtype: torch.dtype
+    deviation: Deviation | None
+
+    @property
+    def degradations(self) -> tuple[str, ...]:
+        """What went otherwise than asked, for a record."""
+        if self.dtype == self.asked:
+            return ()
+        asked, done = (str(dtype).removeprefix("torch.") for dtype in (self.asked, self.dtype))
+        return (f"vae: not finite in {asked}, done again in {done}",)
+
+
+Tell = Callable[[Passage], None]
 
 
 def scale_factor(vae: Vae) -> int:
@@ -40,14 +68,17 @@ def encode(
     dtype: torch.dtype | None = None,
     tile: int = TILE,
     strip_bytes: int = STRIP_BYTES,
+    tell: Tell | None = None,
 ) -> torch.Tensor:
     """The latents the denoiser sees: the posterior's mode, shifted and scaled by the VAE's own factors.
 
     `pixels`: B×3×H×W in [-1, 1], on the CPU, H and W multiples of `scale_factor(vae)`; of `Planes` only strips or tiles
     are made, unless the mode is "whole". Returns B×C×h×w, float32, CPU.
     The VAE must be on `device` (its own when None); it computes in `dtype` (its own when None; float32 for a VAE whose
-    config says force_upcast where float16 is asked), and once more in float32 where the answer isn't finite.
-    Raises ImageError when it isn't finite then, ValueError for another size or device.
+    config says force_upcast where float16 is asked), and where the answer isn't finite again, in bfloat16 where float16
+    was asked and the device has that, at last in float32. `tell` is told how it went.
+    Raises ImageError when it isn't finite in float32 either, ValueError for another size or device, and for more than
+    one picture in mode "estimated".
     """
     factor = scale_factor(vae)
     height, width = pixels.shape[-2:]
@@ -61,19 +92,26 @@ def encode(
             strips.clear()  # a second attempt begins
         strips.append(strip)
 
-    def run(compute: torch.dtype, emit: Sink) -> None:
+    def run(compute: torch.dtype, emit: Sink) -> Deviation | None:
+        cells = Size(width // factor, height // factor)
         if mode == "whole":
             emit(0, _mode(vae, pixels[:, :, :].to(place, compute)))
         elif isinstance(vae, AutoencoderTiny):
             reach = -(-halo(vae.encoder.layers) // factor)
-            cells = Size(width // factor, height // factor)
             side = max(1, tile // factor)
             map_rows(vae.encoder, pixels, emit, cells=cells, reach=reach, tile=side, device=place, dtype=compute)
+        elif mode == "estimated":
+            _one(pixels.shape[0])
+            kl, call = _kl(vae), partial(_mode, vae)
+            return estimated.run(
+                kl, kl.encoder, call, pixels, emit, cells=cells, dtype=compute, strip_bytes=strip_bytes
+            )
         else:
             with streamed(_kl(vae), strip_bytes):
                 emit(0, _mode(vae, _typed(pixels, compute)))
+        return None
 
-    _until_finite(vae, mode, dtype, run, put, "latents")
+    _until_finite(vae, mode, dtype, run, put, "latents", tell)
     return _normalised(vae, torch.cat(strips, -2))
 
 
@@ -86,6 +124,7 @@ def decode(
     dtype: torch.dtype | None = None,
     tile: int = TILE,
     strip_bytes: int = STRIP_BYTES,
+    tell: Tell | None = None,
 ) -> torch.Tensor:
     """The pixels of `latents` as the denoiser sees them (B×C×h×w): B×3×H×W around [-1, 1], unclamped, float32, CPU.
 
@@ -97,7 +136,7 @@ def decode(
     def put(row: int, strip: torch.Tensor) -> None:
         pixels[..., row : row + strip.shape[-2], :] = strip
 
-    decode_into(vae, latents, put, mode=mode, device=device, dtype=dtype, tile=tile, strip_bytes=strip_bytes)
+    decode_into(vae, latents, put, mode=mode, device=device, dtype=dtype, tile=tile, strip_bytes=strip_bytes, tell=tell)
     return pixels
 
 
@@ -111,6 +150,7 @@ def decode_into(
     dtype: torch.dtype | None = None,
     tile: int = TILE,
     strip_bytes: int = STRIP_BYTES,
+    tell: Tell | None = None,
 ) -> None:
     """As `decode`, but `sink(row, strip)` gets the pixels from top to bottom, B×3×rows×W each, and no whole is held.
 
@@ -119,18 +159,23 @@ def decode_into(
     place, factor = _place(vae, device), scale_factor(vae)
     raw = _denormalised(vae, latents.to("cpu", torch.float32))
 
-    def run(compute: torch.dtype, emit: Sink) -> None:
+    def run(compute: torch.dtype, emit: Sink) -> Deviation | None:
+        cells = Size(raw.shape[-1], raw.shape[-2])
         if mode == "whole":
             emit(0, _sample(vae, raw.to(place, compute)))
         elif isinstance(vae, AutoencoderTiny):
-            reach, cells = halo(vae.decoder.layers), Size(raw.shape[-1], raw.shape[-2])
-            side = max(1, tile // factor)
+            reach, side = halo(vae.decoder.layers), max(1, tile // factor)
             map_rows(vae.decoder, raw, emit, cells=cells, reach=reach, tile=side, device=place, dtype=compute)
+        elif mode == "estimated":
+            _one(raw.shape[0])
+            kl, call = _kl(vae), partial(_sample, vae)
+            return estimated.run(kl, kl.decoder, call, raw, emit, cells=cells, dtype=compute, strip_bytes=strip_bytes)
         else:
             with streamed(_kl(vae), strip_bytes):
                 emit(0, _sample(vae, raw.to(compute)))
+        return None
 
-    _until_finite(vae, mode, dtype, run, sink, "pixels")
+    _until_finite(vae, mode, dtype, run, sink, "pixels", tell)
 
 
 class _NotFiniteError(Exception):
@@ -141,13 +186,14 @@ def _until_finite(
     vae: Vae,
     mode: Mode,
     dtype: torch.dtype | None,
-    run: Callable[[torch.dtype, Sink], None],
+    run: Callable[[torch.dtype, Sink], Deviation | None],
     sink: Sink,
     what: str,
+    tell: Tell | None,
 ) -> None:
-    """Run in the asked dtype, then in float32 where the answer isn't finite: float16 overflows in some VAEs."""
-    if mode not in ("whole", "tiled"):
-        raise ValueError(f"a VAE mode {mode!r}; there are 'whole' and 'tiled'")
+    """Run in the asked dtype, then in those of wider range where the answer isn't finite: float16 overflows in some."""
+    if mode not in get_args(Mode):
+        raise ValueError(f"a VAE mode {mode!r}; there are {', '.join(get_args(Mode))}")
     if getattr(vae, "use_tiling", False) or getattr(vae, "use_slicing", False):
         raise ValueError("diffusers' own VAE tiling or slicing is on; call vae.disable_tiling() and disable_slicing()")
     asked = dtype or next(vae.parameters()).dtype
@@ -159,17 +205,31 @@ def _until_finite(
             raise _NotFiniteError
         sink(row, strip.to("cpu", torch.float32))
 
-    for compute in dict.fromkeys((asked, torch.float32)):
+    wider = (torch.bfloat16,) if asked == torch.float16 and _has_bfloat16(next(vae.parameters()).device) else ()
+    for compute in dict.fromkeys((asked, *wider, torch.float32)):
         try:
             with _weights_as(vae, compute), torch.no_grad():
-                run(compute, checked)
-            return
+                deviation = run(compute, checked)
         except _NotFiniteError:
             continue
+        if tell:
+            done = "tiled" if mode == "estimated" and deviation is None else mode
+            tell(Passage(done, asked, compute, deviation))
+        return
     raise ImageError(
         f"The VAE's {what} aren't finite, not even in float32.",
         hint="Try another VAE (model.vae); if the input's latents came from sampling, a lower cfg or another sampler.",
     )
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself; a CPU is no slower in float32."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _one(pictures: int) -> None:
+    if pictures != 1:
+        raise ValueError(f"{pictures} pictures at once have no statistics in common; estimate them one by one")
 
 
 @contextlib.contextmanager
