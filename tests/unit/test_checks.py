@@ -67,7 +67,7 @@ def test_a_black_block_is_found_in_its_place() -> None:
     after = enlarged(before)
     after[64:192, 128:192] = 0
     (found,) = black(after, before)
-    assert found.severity == "error" and found.value == 2 and found.box == Box(128, 64, 192, 192)
+    assert found.severity == "error" and found.value == 3 and found.box == Box(128, 64, 192, 192)
 
 
 def test_a_flat_block_is_found_and_a_flat_input_is_none() -> None:
