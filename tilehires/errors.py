@@ -44,6 +44,10 @@ class RunError(TilehiresError):
     exit_code = ExitCode.USAGE
 
 
+class DiskFullError(RunError):
+    """Nothing more can be written where it has to go."""
+
+
 class ConfigError(RunError):
     """A setting is unknown, out of range or contradicts another."""
 

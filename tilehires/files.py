@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from tilehires.errors import RunError
+from tilehires.errors import DiskFullError, RunError
 
 TEMPORARY = ".tilehires-tmp-"
 
@@ -58,7 +58,7 @@ def writing(path: Path) -> Iterator[None]:
 def raise_if_hopeless(error: OSError, path: Path) -> None:
     """Turn an error that will meet every further image too into one that stops the run and says what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise RunError(
+        raise DiskFullError(
             f"The disk is full: {path} could not be written.",
             hint="Free some space and run the same command again: what is done is kept.",
         ) from error

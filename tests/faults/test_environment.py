@@ -350,3 +350,16 @@ def test_pixels_that_are_no_numbers_are_flagged(place: Workplace, monkeypatch: p
     assert ended.code == ExitCode.FLAGGED, ended.out + ended.err
     (finding,) = [one for one in place.images()["a.png"]["findings"] if one["check"] == "finite"]
     assert finding["box"] == [0, 0, 5, 9] and finding["value"] == 45
+
+
+def test_a_model_that_answers_no_numbers_costs_its_image(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tilehires.diffusion.predictor import Predictor
+
+    draw(place.input / "a.png", 32, 32)
+    real = Predictor.__call__
+    monkeypatch.setattr(Predictor, "__call__", lambda *arguments: real(*arguments) * float("nan"))
+    ended = place.run("--steps", "1", "--strict")
+    assert ended.code == ExitCode.IMAGES_FAILED, ended.out + ended.err
+    error = place.images()["a.png"]["error"]
+    assert error["type"] == "ImageError" and "finite" in error["message"] and "cfg" in error["hint"]
+    assert not outputs(place.output)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -310,6 +311,7 @@ def test_plan_prints_a_row_per_image(monkeypatch: pytest.MonkeyPatch, capsys: py
 
     seen: list[Config] = []
     monkeypatch.setattr(planner, "plan", lambda config, source, output: seen.append(config) or [Row(), Row()])
+    monkeypatch.setattr(planner, "disk_line", lambda config, rows, output: f"{len(rows)} rows to {output}")
     assert command("plan", "--scale", "4") == 0
     assert capsys.readouterr().out.count("a.png -> a.png\n  hires\n") == 2
     assert seen[0].settings.hires.scale == 4
@@ -320,7 +322,9 @@ def test_plan_for_real(capsys: pytest.CaptureFixture[str]) -> None:
     Path("in").mkdir()
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save("in/a.png")
     assert command("plan", "in", "--scale", "2") == 0
-    assert "120x80" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "120x80" in said
+    assert re.search(r"^disk: the run needs up to \d+ MB of disk, and \d+ MB are free at output$", said, re.MULTILINE)
     assert not Path("output").exists(), "plan writes nothing"
 
 

@@ -139,7 +139,7 @@ class _Work:
 
     def _one(self, image: Found) -> Record:
         def note(text: str) -> None:
-            self.log.event("traceback", id=image.id, text=text)
+            self.log.traceback(image.id, text)
 
         made = fenced(lambda: self._enlarge(image), note, self.workspace.logs)
         if isinstance(made, ErrorRecord):

@@ -27,7 +27,7 @@ RUN_WIDE = (
     *("hires.checkpoint", "hires.vae", "tiled.checkpoint", "tiled.vae"),
     *("memory.vram", "memory.ram", "memory.tile_batch"),
     *("run.device", "run.format", "run.cache_limit", "run.resolve_links"),
-    *("run.deterministic", "run.strict", "run.limit"),
+    *("run.deterministic", "run.strict", "run.limit", "run.image_time_limit"),
 )
 
 

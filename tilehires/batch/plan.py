@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +10,11 @@ from tilehires.batch.discover import discover
 from tilehires.batch.hashes import HashMemory
 from tilehires.batch.job import Job, prepare
 from tilehires.batch.setup import Setup, set_up
+from tilehires.batch.space import MB, Space, in_words, night, space_of
 from tilehires.config import Config
 from tilehires.errors import ImageError
 from tilehires.images import suffix_of
-from tilehires.memory import GIB
+from tilehires.memory import GIB, parse_bytes
 from tilehires.stages.redenoise import PassStage
 from tilehires.stages.redraw import Layout
 
@@ -52,13 +54,13 @@ class ImagePlan:
     sizes: str
     stages: tuple[PlannedStage, ...]
     memory: str
-    disk: int
+    space: Space
     error: str = ""
 
     def lines(self) -> list[str]:
         if self.error:
             return [f"{self.id}: {self.error}"]
-        head = f"{self.id} -> {self.output}  {self.sizes}, {self.memory}, cache {self.disk / 2**20:.0f} MB"
+        head = f"{self.id} -> {self.output}  {self.sizes}, {self.memory}, disk {self.space.total / MB:.0f} MB"
         return [head, *(stage.line() for stage in self.stages)]
 
 
@@ -72,10 +74,18 @@ def plan(config: Config, source: Path, output: Path) -> list[ImagePlan]:
         try:
             job = prepare(image, setup.config, setup.checkpoint, HashMemory(None))
         except ImageError as error:
-            rows.append(ImagePlan(image.id, image.output, "", (), "", 0, f"{error.message} {error.hint}".rstrip()))
+            rows.append(
+                ImagePlan(image.id, image.output, "", (), "", Space(0, 0), f"{error.message} {error.hint}".rstrip())
+            )
         else:
             rows.append(_planned(job, setup))
     return rows
+
+
+def disk_line(config: Config, rows: Sequence[ImagePlan], output: Path) -> str:
+    """What the whole run takes of the disk at most, and what there is. The cache counts up to run.cache_limit."""
+    limit = parse_bytes(config.settings.run.cache_limit, what="run.cache_limit")
+    return f"disk: the run {in_words(night([row.space for row in rows], limit), output)} at {output}"
 
 
 def _planned(job: Job, setup: Setup) -> ImagePlan:
@@ -92,6 +102,7 @@ def _planned(job: Job, setup: Setup) -> ImagePlan:
         for stage in job.stages
         if isinstance(stage, PassStage)
     )
-    disk = sum(step.crop.size.pixels for step in job.route.steps) * 3 * 2
     memory = f"{setup.plan.peak / GIB:.2f} of {setup.plan.budget / GIB:.1f} GiB on {setup.device}"
-    return ImagePlan(job.id, job.found.output, f"{job.route.source} -> {job.route.target}", stages, memory, disk)
+    return ImagePlan(
+        job.id, job.found.output, f"{job.route.source} -> {job.route.target}", stages, memory, space_of(job)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 import time
@@ -16,14 +17,16 @@ from tilehires.batch.job import prepare
 from tilehires.batch.log import RunLog
 from tilehires.batch.marks import Mark, Marks, read_marks
 from tilehires.batch.outcome import environment_of, report_of
+from tilehires.batch.patience import time_limit
 from tilehires.batch.process import Context, process
 from tilehires.batch.setup import Setup, set_up
+from tilehires.batch.space import Space, in_words, space_of
 from tilehires.batch.store import Store
 from tilehires.batch.summary import Summary
 from tilehires.batch.workspace import Workspace
 from tilehires.config import Config
 from tilehires.diffusion.bay import Bay
-from tilehires.errors import ConfigError, Interrupted, RunError
+from tilehires.errors import ConfigError, DiskFullError, Interrupted, RunError
 from tilehires.files import writing
 from tilehires.images import suffix_of
 from tilehires.memory import parse_bytes
@@ -118,10 +121,14 @@ class _Run:
                 self._one(image)
         except (KeyboardInterrupt, Interrupted):
             interrupted = True
+        except RunError:
+            # Why the run stopped says more than that, for the same reason, its report can't be written.
+            with contextlib.suppress(RunError):
+                self._close(interrupted)
+            raise
         finally:
             self.progress.end_batch()
-            summary = self._close(interrupted)
-        return summary
+        return self._close(interrupted)
 
     def _review(self, marks: Sequence[Mark]) -> None:
         """Take over a reviewer's marks. What was discarded moves aside; nothing is deleted."""
@@ -149,20 +156,26 @@ class _Run:
         """One image behind the fence: whatever goes wrong with it is its own record, unless the run itself can't go on."""
         self.progress.begin_image(image.id)
         began = time.monotonic()
+        spaces: list[Space] = []
 
         def work() -> Record:
-            record = self._standing(image)
-            if record is None:
-                config = self.marks.config(image.id, self.config)
-                record = process(prepare(image, config, self.setup.checkpoint, self.workspace.hashes), self.context)
-                self.marks.finished(image.id)
-            return record
+            with time_limit(self.config.settings.run.image_time_limit, image.id):
+                record = self._standing(image)
+                if record is None:
+                    config = self.marks.config(image.id, self.config)
+                    job = prepare(image, config, self.setup.checkpoint, self.workspace.hashes)
+                    spaces.append(space_of(job))
+                    record = process(job, self.context)
+                    self.marks.finished(image.id)
+                return record
 
         def note(text: str) -> None:
-            self.log.event("traceback", id=image.id, text=text)
+            self.log.traceback(image.id, text)
 
         try:
             made = fenced(work, note, self.workspace.logs)
+        except DiskFullError as error:
+            raise _with_need(error, image, spaces, self.workspace.output) from error
         except RunError:
             self.log.event("stop", id=image.id)
             raise
@@ -210,6 +223,14 @@ class _Run:
         )
         self.log.event("end", **summary.counts(), left=left, interrupted=interrupted)
         return Summary(records, left, interrupted, self.config.settings.run.strict, str(page))
+
+
+def _with_need(error: DiskFullError, image: Found, spaces: Sequence[Space], output: Path) -> DiskFullError:
+    """The same, which says what the image needs as well, where that is known."""
+    if not spaces:
+        return error
+    need = f"{image.id} {in_words(spaces[0].total, output)}; `tilehires plan` says it for the whole run."
+    return DiskFullError(error.message, hint=f"{need} {error.hint}")
 
 
 def _forced(names: Sequence[str]) -> frozenset[str]:

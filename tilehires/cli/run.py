@@ -72,7 +72,7 @@ def run(
 @OUTPUT
 @click.pass_context
 def plan(ctx: click.Context, input: Path, output: Path) -> None:
-    """Say what `run` would do with each image of INPUT: stages, tiles, batch, predicted memory and work.
+    """Say what `run` would do with each image of INPUT: stages, tiles, batch, predicted memory, work and disk.
 
     Reads headers only: no pixels, no weights.
     """
@@ -81,6 +81,8 @@ def plan(ctx: click.Context, input: Path, output: Path) -> None:
 
     from tilehires.batch import plan as planner
 
-    for row in planner.plan(config, input, output):
+    rows = planner.plan(config, input, output)
+    for row in rows:
         for line in row.lines():
             click.echo(line)
+    click.echo(planner.disk_line(config, rows, output))

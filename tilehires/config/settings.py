@@ -263,6 +263,9 @@ class RunSettings(Section):
     )
     strict: bool = Field(False, description="Exit 4 when an image is flagged.")
     limit: int = Field(0, ge=0, description="Do only the first N images; 0: all.")
+    image_time_limit: float = Field(
+        0, ge=0, le=1e7, description="Give an image up after that many seconds and go on with the next; 0: never."
+    )
     step_checkpoint: int = Field(
         60,
         ge=-1,
