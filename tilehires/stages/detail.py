@@ -87,6 +87,7 @@ class DetailStage:
     def run(self, image: StageResult, source: Source, tools: Tools) -> StageResult:
         pixels, regions = image.pixels, []
         findings: list[Finding] = []
+        degradations: list[str] = []
         changed: np.ndarray | None = None
         for number, one in enumerate(self.settings.passes):
             current = pixels if changed is None else changed
@@ -102,10 +103,14 @@ class DetailStage:
             open_ = chosen(found, one, self.settings.size)
             if any(not region.fate for region in open_) and changed is None:
                 changed = np.array(pixels, np.float32)
-            done = self._repaired(number, one, open_, current if changed is None else changed, tools)
+            done = self._repaired(number, one, open_, current if changed is None else changed, tools, degradations)
             regions += [region.to_json(self.name) for region in done]
             findings += [_unrepaired(region) for region in done if region.fate == FAILED]
-        facts = {"regions": regions, "detectors": [one.detector for one in self.settings.passes], "degradations": []}
+        facts = {
+            "regions": regions,
+            "detectors": [one.detector for one in self.settings.passes],
+            "degradations": degradations,
+        }
         return StageResult(pixels if changed is None else changed, facts, tuple(findings))
 
     def _detect(
@@ -126,9 +131,18 @@ class DetailStage:
         return tuple(there for here in found if (there := moved(here, s.factor, s.shift, s.size)) is not None)
 
     def _repaired(
-        self, number: int, one: DetailPass, regions: Sequence[Region], image: np.ndarray, tools: Tools
+        self,
+        number: int,
+        one: DetailPass,
+        regions: Sequence[Region],
+        image: np.ndarray,
+        tools: Tools,
+        degradations: list[str],
     ) -> list[Region]:
-        """The regions with their fates, after those without one were repaired in `image`, in place."""
+        """The regions with their fates, after those without one were repaired in `image`, in place.
+
+        What the VAE did otherwise than asked is added to `degradations`.
+        """
         s, checkpoint = self.settings, self._checkpoints[number]
         fates = [region.fate for region in regions]
         open_ = [i for i, fate in enumerate(fates) if not fate]
@@ -153,13 +167,14 @@ class DetailStage:
             work = self._work(number, one)
             for batch in _batches([job for _, job in jobs], tools.plan.tile_batch):
                 done = repair(image, batch, model, work, tools)
-                for job, well in zip(batch, done, strict=True):
+                degradations += [text for text in done.degradations if text not in degradations]
+                for job, well in zip(batch, done.well, strict=True):
                     i = next(i for i, other in jobs if other is job)
                     fates[i] = REPAIRED if well else FAILED
         return [Region(r.kind, r.box, r.score, r.mask, r.place, fate) for r, fate in zip(regions, fates, strict=True)]
 
     def _work(self, number: int, one: DetailPass) -> Work:
-        s = self.settings
+        s, checkpoint = self.settings, self._checkpoints[number]
         return Work(
             name=f"{self.name}.{number + 1}",
             steps=one.steps or s.values.steps,
@@ -167,6 +182,7 @@ class DetailStage:
             cfg=s.values.cfg if one.cfg is None else one.cfg,
             sampler=one.sampler or s.values.sampler,
             scheduler=one.scheduler or s.values.scheduler,
+            family=checkpoint.family.name,
             encoding=prompts.Encoding(one.clip_skip or s.clip_skip, s.emphasis),  # pyright: ignore[reportArgumentType]
             noise_multiplier=one.noise_multiplier,
             mask_blur=one.mask_blur,

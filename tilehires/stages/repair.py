@@ -20,7 +20,7 @@ from tilehires.errors import ImageError
 from tilehires.geometry import Box, Size
 from tilehires.stages import Tools
 from tilehires.stages.crops import Crop, matched, paste, resized, soft
-from tilehires.stages.pixels import to_latents, to_pixels
+from tilehires.stages.pixels import Passages, to_latents, to_pixels
 from tilehires.tiling.engine import TiledDenoiser
 from tilehires.tiling.grid import TileGrid, elastic_grid
 
@@ -35,6 +35,7 @@ class Work:
     cfg: float
     sampler: str
     scheduler: str
+    family: str
     encoding: prompts.Encoding
     noise_multiplier: float
     mask_blur: int
@@ -78,34 +79,41 @@ class RegionNoise:
         return [CanvasNoise(seed, self.name).generator(step) for seed in self.seeds]
 
 
-def repair(image: NDArray[np.float32], jobs: Sequence[Job], model: Diffusion, work: Work, tools: Tools) -> list[bool]:
+@dataclass(frozen=True)
+class Repaired:
+    """What came of some regions. `well`: for each, whether it was repaired; `degradations`: what the VAE did otherwise."""
+
+    well: tuple[bool, ...]
+    degradations: tuple[str, ...]
+
+
+def repair(image: NDArray[np.float32], jobs: Sequence[Job], model: Diffusion, work: Work, tools: Tools) -> Repaired:
     """Repair regions of one kind, whose crops share no pixel, in `image` (HWC, in place).
 
-    Answers for each whether it was repaired: one whose pixels came back as no numbers is left as it was.
+    One whose pixels came back as no numbers is left as it was.
     """
     first = jobs[0]
     size = first.crop.work
     befores = [np.ascontiguousarray(image[job.crop.box.slices]) for job in jobs]
     scaled = [resized(before, size).clip(0, 1) for before in befores]
-    latents = torch.cat([_latents(picture, size, model, tools, work) for picture in scaled])
-    inpaint = _inpaint(jobs, scaled, latents, size, model, work, tools)
+    passages = Passages(model, tools, _mode(size, work), work.name)
+    latents = torch.cat([to_latents(picture, size, passages) for picture in scaled])
+    inpaint = _inpaint(jobs, scaled, latents, work, passages)
     steps = sampling.exact_steps(work.steps, first.denoise)
-    with tools.bay.on_device(*model.text_encoders):
-        course = prompts.course(
-            model,
-            first.prompt,
-            first.negative,
-            guided=work.cfg > 1,
-            count=Count(steps.run, before=work.first_steps, later=True),
-            encoding=work.encoding,
-            device=tools.bay.device,
-        )
+    course = tools.bay.course(
+        model,
+        first.prompt,
+        first.negative,
+        guided=work.cfg > 1,
+        count=Count(steps.run, before=work.first_steps, later=True),
+        encoding=work.encoding,
+    )
     with tools.bay.on_device(model.unet):
         made = sampling.sample(
             model,
             _repeated(course, len(jobs)).at,
             latents,
-            scheduler=samplers.make(work.sampler, work.scheduler, model.scheduler_config),
+            scheduler=samplers.make(work.sampler, work.scheduler, model.scheduler_config, work.family),
             steps=steps,
             cfg=work.cfg,
             noise=RegionNoise(tuple(job.seed for job in jobs), work.name, work.noise_multiplier),
@@ -117,14 +125,11 @@ def repair(image: NDArray[np.float32], jobs: Sequence[Job], model: Diffusion, wo
             progress=tools.progress,
             name=f"{work.name}: sampling",
         )
-    return [
-        _put_back(image, job, before, made.latents[i : i + 1], model, work, tools)
+    well = tuple(
+        _put_back(image, job, before, made.latents[i : i + 1], work, passages)
         for i, (job, before) in enumerate(zip(jobs, befores, strict=True))
-    ]
-
-
-def _latents(picture: NDArray[np.float32], size: Size, model: Diffusion, tools: Tools, work: Work) -> torch.Tensor:
-    return to_latents(picture, size, model, tools, mode=_mode(size, work), name=work.name)
+    )
+    return Repaired(well, tuple(passages.facts()["degradations"]))
 
 
 def _mode(size: Size, work: Work) -> Literal["whole", "tiled"]:
@@ -135,12 +140,11 @@ def _inpaint(
     jobs: Sequence[Job],
     scaled: Sequence[NDArray[np.float32]],
     latents: torch.Tensor,
-    size: Size,
-    model: Diffusion,
     work: Work,
-    tools: Tools,
+    passages: Passages,
 ) -> Inpaint:
     """The soft masks in cells: each cell's share is the mask's mean over it."""
+    model, size = passages.model, jobs[0].crop.work
     cells = size.divided(model.vae_factor)
     planes = []
     for job in jobs:
@@ -154,7 +158,7 @@ def _inpaint(
             np.where(resized(job.mask, size)[..., None] >= 0.5, np.float32(0.5), picture)
             for job, picture in zip(jobs, scaled, strict=True)
         ]
-        masked = torch.cat([_latents(picture, size, model, tools, work) for picture in hidden])
+        masked = torch.cat([to_latents(picture, size, passages) for picture in hidden])
     return Inpaint(torch.stack(planes)[:, None], latents, masked)
 
 
@@ -187,16 +191,15 @@ def _put_back(
     job: Job,
     before: NDArray[np.float32],
     latents: torch.Tensor,
-    model: Diffusion,
     work: Work,
-    tools: Tools,
+    passages: Passages,
 ) -> bool:
     size = job.crop.work
     out = np.zeros((size.height, size.width, 3), np.float32)
     if not torch.isfinite(latents).all():
         return False
     try:
-        if to_pixels(latents, out, model, tools, mode=_mode(size, work), name=work.name, fallback=None):
+        if to_pixels(latents, out, passages, fallback=None):
             return False
     except ImageError:  # the VAE's pixels aren't finite in any number format: that costs this region
         return False
