@@ -23,7 +23,7 @@ from tilehires.config.settings import HiresSettings
 from tilehires.errors import ConfigError, Interrupted
 from tilehires.files import writing
 from tilehires.geometry import Box, Size
-from tilehires.images import MAX_PIXELS, FileFormat, check_writable, probe, read, suffix_of, write
+from tilehires.images import MAX_PIXELS, Decoder, FileFormat, Isolated, check_writable, suffix_of, write
 from tilehires.progress import BatchProgress, SilentBatch
 from tilehires.records import ErrorRecord, FileRecord, Record, StageRecord
 from tilehires.stages.alpha import resized_alpha
@@ -69,10 +69,10 @@ def enlarge(options: EnlargeOptions, source: Path, output: Path, *, progress: Ba
         upscalers.check(name)
     faces = FaceRestorer(options.restore, device=options.device) if options.restore else None
     workspace = Workspace(output)
-    with writing(output), workspace.locked():
+    with writing(output), workspace.locked(), Isolated() as decoder:
         log = RunLog(workspace.logs)
         try:
-            work = _Work(options, workspace, models, faces, progress, log)
+            work = _Work(options, workspace, models, faces, progress, log, decoder)
             records, interrupted = work.all(found.found)
         finally:
             log.close()
@@ -121,6 +121,7 @@ class _Work:
     faces: FaceRestorer | None
     progress: BatchProgress
     log: RunLog
+    decoder: Decoder
 
     def all(self, images: tuple[Found, ...]) -> tuple[list[Record], bool]:
         """(every image's record, whether it was interrupted)."""
@@ -151,7 +152,7 @@ class _Work:
 
     def _enlarge(self, image: Found) -> Record:
         options, workspace = self.options, self.workspace
-        header = probe(image.path, max_pixels=options.max_pixels)
+        header = self.decoder.probe(image.path, max_pixels=options.max_pixels)
         way = self._way(header.size)
         check_writable(options.format, way.target)
         digest = workspace.hashes.sha256(image.path)
@@ -161,7 +162,7 @@ class _Work:
             return replace(previous, cached=True)
         workspace.check_ours(image.output)
         began = time.monotonic()
-        picture = read(image.path, max_pixels=options.max_pixels)
+        picture = self.decoder.read(image.path, max_pixels=options.max_pixels)
         pixels = self._upscaled(picture.pixels, way)
         faces: tuple[Box, ...] = ()
         if self.faces:

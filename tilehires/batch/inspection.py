@@ -12,7 +12,7 @@ import numpy as np
 from tilehires.checks import Finding, check
 from tilehires.errors import ExitCode, ImageError, RunError, TilehiresError
 from tilehires.geometry import Box, Size
-from tilehires.images import SUFFIXES, read
+from tilehires.images import SUFFIXES, Isolated
 from tilehires.report.document import load
 
 OURS = (".tilehires", "report", "review")  # folders of an output folder that hold no outputs
@@ -65,16 +65,17 @@ def inspect(output: Path, against: Path | None, only: Sequence[str] = ()) -> Ite
     `against`: the input, or the folder of inputs, matched by their paths without the ending; None: what the report of
     the output folder says. Raises RunError when there is nothing to look at; what concerns one image is its `error`.
     """
-    for pair in _recorded(output) if against is None else _matched(output, against):
-        if isinstance(pair, Inspected):
-            yield pair
-            continue
-        try:
-            after, before = read(pair.output).pixels, read(pair.input).pixels
-            before = in_frame(before, Size(after.shape[1], after.shape[0]))
-            yield Inspected(pair.output, pair.input, tuple(check(after, before, pair.tiles, only=only)))
-        except ImageError as error:
-            yield Inspected(pair.output, pair.input, error=error)
+    with Isolated() as decoder:
+        for pair in _recorded(output) if against is None else _matched(output, against):
+            if isinstance(pair, Inspected):
+                yield pair
+                continue
+            try:
+                after, before = decoder.read(pair.output).pixels, decoder.read(pair.input).pixels
+                before = in_frame(before, Size(after.shape[1], after.shape[0]))
+                yield Inspected(pair.output, pair.input, tuple(check(after, before, pair.tiles, only=only)))
+            except ImageError as error:
+                yield Inspected(pair.output, pair.input, error=error)
 
 
 def in_frame(before: np.ndarray, size: Size) -> np.ndarray:

@@ -14,7 +14,7 @@ from tilehires.config.settings import hires_pass, tiled_pass
 from tilehires.diffusion import samplers
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.errors import ImageError, RunError
-from tilehires.images import Probe, check_writable, probe
+from tilehires.images import Decoder, InProcess, Isolated, Probe, check_writable
 from tilehires.stages import Stage
 from tilehires.stages.controls import found
 from tilehires.stages.order import stages_of
@@ -27,6 +27,7 @@ RUN_WIDE = (
     *("hires.checkpoint", "hires.vae", "tiled.checkpoint", "tiled.vae"),
     *("memory.vram", "memory.ram", "memory.tile_batch"),
     *("run.device", "run.format", "run.cache_limit", "run.resolve_links"),
+    *("run.decode_isolated", "run.decode_seconds"),
     *("run.deterministic", "run.strict", "run.limit", "run.image_time_limit"),
 )
 
@@ -48,10 +49,16 @@ class Job:
         return self.found.id
 
 
-def prepare(found: Found, config: Config, checkpoint: Checkpoint, hashes: HashMemory) -> Job:
+def decoder_of(config: Config) -> Decoder:
+    """What decodes a run's images; to be closed at its end."""
+    run = config.settings.run
+    return Isolated(run.decode_seconds) if run.decode_isolated else InProcess()
+
+
+def prepare(found: Found, config: Config, checkpoint: Checkpoint, hashes: HashMemory, decoder: Decoder) -> Job:
     """Read the header and sidecars of an image and plan its way with the run's checkpoint. Raises ImageError."""
     limits = config.settings.run
-    header = probe(found.path, max_pixels=limits.max_pixels)
+    header = decoder.probe(found.path, max_pixels=limits.max_pixels)
     said = metadata.read(header.texts) or metadata.Metadata()
     mine = config.for_image(
         said.settings(),

@@ -15,6 +15,7 @@ from tilehires import __version__
 from tilehires.batch.setup import Setup
 from tilehires.batch.summary import Summary
 from tilehires.files import write_json
+from tilehires.images import Decoder
 from tilehires.records import SCHEMA_VERSION
 from tilehires.report import write_page
 
@@ -32,7 +33,9 @@ def environment_of(setup: Setup) -> dict[str, Any]:
     }
 
 
-def report_of(summary: Summary, output: Path, inputs: Path, *, run: Mapping[str, Any], setup: Setup) -> Path:
+def report_of(
+    summary: Summary, output: Path, inputs: Path, *, run: Mapping[str, Any], setup: Setup, decoder: Decoder
+) -> Path:
     """Write output/report/report.json and its page; returns the page's path."""
     folder = output / "report"
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +53,7 @@ def report_of(summary: Summary, output: Path, inputs: Path, *, run: Mapping[str,
         "images": [record.to_json() for record in summary.records],
     }
     write_json(folder / "report.json", body)
-    return write_page(body, output)
+    return write_page(body, output, decoder)
 
 
 def _relative(path: Path, start: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tilehires.batch.discover import discover
 from tilehires.batch.hashes import HashMemory
-from tilehires.batch.job import Job, prepare
+from tilehires.batch.job import Job, decoder_of, prepare
 from tilehires.batch.setup import Setup, set_up
 from tilehires.batch.space import MB, Space, in_words, night, space_of
 from tilehires.config import Config
@@ -70,15 +70,16 @@ def plan(config: Config, source: Path, output: Path) -> list[ImagePlan]:
     setup = set_up(config, load_upscalers=False)
     found = discover(source, output, suffix=suffix_of(settings.format), follow_links=settings.resolve_links)
     rows = []
-    for image in found.found[: settings.limit or None]:
-        try:
-            job = prepare(image, setup.config, setup.checkpoint, HashMemory(None))
-        except ImageError as error:
-            rows.append(
-                ImagePlan(image.id, image.output, "", (), "", Space(0, 0), f"{error.message} {error.hint}".rstrip())
-            )
-        else:
-            rows.append(_planned(job, setup))
+    with decoder_of(config) as decoder:
+        for image in found.found[: settings.limit or None]:
+            try:
+                job = prepare(image, setup.config, setup.checkpoint, HashMemory(None), decoder)
+            except ImageError as error:
+                rows.append(
+                    ImagePlan(image.id, image.output, "", (), "", Space(0, 0), f"{error.message} {error.hint}".rstrip())
+                )
+            else:
+                rows.append(_planned(job, setup))
     return rows
 
 

@@ -15,7 +15,7 @@ from tilehires.batch.meter import Meter, Spent
 from tilehires.batch.store import Entry, Store, fingerprint
 from tilehires.batch.workspace import Workspace
 from tilehires.errors import ImageError
-from tilehires.images import Picture, read, write
+from tilehires.images import Decoder, Picture, write
 from tilehires.records import FileRecord, Record, StageRecord
 from tilehires.stages import Source, StageResult, Tools
 from tilehires.stages.alpha import resized_alpha
@@ -36,6 +36,7 @@ class Context:
     force: frozenset[str]
     models: Mapping[str, str]
     """Names of the models in use, and their hashes, for the outputs' metadata."""
+    decoder: Decoder
 
 
 def process(job: Job, context: Context) -> Record:
@@ -54,7 +55,7 @@ def process(job: Job, context: Context) -> Record:
     if previous and forced == len(keys) and _is_current(previous, [*keys, written], context):
         return replace(previous, cached=True, stages=tuple(replace(s, cached=True) for s in previous.stages))
     workspace.check_ours(job.found.output)
-    picture = read(job.found.path, max_pixels=settings.run.max_pixels)
+    picture = context.decoder.read(job.found.path, max_pixels=settings.run.max_pixels)
     if workspace.hashes.sha256(job.found.path) != job.sha256:
         raise ImageError(
             f"{job.found.path} changed while it was read.", hint="Run it again when it is written completely."

@@ -13,7 +13,7 @@ from pathlib import Path
 from tilehires.batch.determinism import deterministic_algorithms
 from tilehires.batch.discover import Discovery, Found, discover
 from tilehires.batch.fence import fenced
-from tilehires.batch.job import prepare
+from tilehires.batch.job import decoder_of, prepare
 from tilehires.batch.log import RunLog
 from tilehires.batch.marks import Mark, Marks, read_marks
 from tilehires.batch.outcome import environment_of, report_of
@@ -28,7 +28,7 @@ from tilehires.config import Config
 from tilehires.diffusion.bay import Bay
 from tilehires.errors import ConfigError, DiskFullError, Interrupted, RunError
 from tilehires.files import writing
-from tilehires.images import suffix_of
+from tilehires.images import Decoder, suffix_of
 from tilehires.memory import parse_bytes
 from tilehires.progress import BatchProgress, SilentBatch
 from tilehires.records import ErrorRecord, FileRecord, Record
@@ -73,7 +73,8 @@ def run(
     with writing(output / "report"), workspace.locked(), deterministic_algorithms(settings.deterministic):
         log = RunLog(workspace.logs)
         try:
-            return _Run(setup, found, workspace, options, progress, log, marks).all()
+            with decoder_of(config) as decoder:
+                return _Run(setup, found, workspace, options, progress, log, marks, decoder).all()
         finally:
             log.close()
 
@@ -90,6 +91,7 @@ class _Run:
         progress: BatchProgress,
         log: RunLog,
         marks: Sequence[Mark],
+        decoder: Decoder,
     ) -> None:
         self.config = setup.config
         self.setup, self.found, self.workspace, self.options = setup, found, workspace, options
@@ -107,6 +109,7 @@ class _Run:
             environment=environment_of(setup),
             force=_forced(options.force),
             models={one.reference: workspace.hashes.sha256(one.unet_file) for one in setup.checkpoints},
+            decoder=decoder,
         )
 
     def all(self) -> Summary:
@@ -163,7 +166,7 @@ class _Run:
                 record = self._standing(image)
                 if record is None:
                     config = self.marks.config(image.id, self.config)
-                    job = prepare(image, config, self.setup.checkpoint, self.workspace.hashes)
+                    job = prepare(image, config, self.setup.checkpoint, self.workspace.hashes, self.context.decoder)
                     spaces.append(space_of(job))
                     record = process(job, self.context)
                     self.marks.finished(image.id)
@@ -220,6 +223,7 @@ class _Run:
                 "plan": self.setup.described_plan(),
             },
             setup=self.setup,
+            decoder=self.context.decoder,
         )
         self.log.event("end", **summary.counts(), left=left, interrupted=interrupted)
         return Summary(records, left, interrupted, self.config.settings.run.strict, str(page))

@@ -256,6 +256,12 @@ class RunSettings(Section):
         "auto", description="Bits per channel of PNG and TIFF; auto: as the input."
     )
     max_pixels: int = Field(400_000_000, ge=1, description="Refuse inputs, and outputs, of more pixels than this.")
+    decode_isolated: bool = Field(
+        True, description="Decode images in a process of its own: a file that crashes a decoder costs one image."
+    )
+    decode_seconds: int = Field(
+        300, ge=1, le=86400, description="Give an image up that takes longer to decode (isolated decoding)."
+    )
     cache_limit: Amount = Field("20GB", description="Disk the stage cache may take; the oldest entries go first.")
     resolve_links: bool = Field(False, description="Follow symbolic links in the input folder, which are else skipped.")
     deterministic: bool = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tilehires.images.decoder import Decoder, InProcess, Isolated
 from tilehires.images.picture import MAX_PIXELS, SUFFIXES, FileFormat, Picture, Probe
 from tilehires.images.read import probe, read
 from tilehires.images.write import check_writable, encode, suffix_of, write
@@ -9,7 +10,10 @@ from tilehires.images.write import check_writable, encode, suffix_of, write
 __all__ = [
     "MAX_PIXELS",
     "SUFFIXES",
+    "Decoder",
     "FileFormat",
+    "InProcess",
+    "Isolated",
     "Picture",
     "Probe",
     "check_writable",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,3 +70,37 @@ class Probe:
     alpha: bool
     texts: Mapping[str, str]
     frames: int
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """A decoded file, upright, before its samples become floats: the smallest form it can be handed on in.
+
+    `samples` are uint8 or uint16, height × width × (1 grey, 2 + alpha, 3 RGB, 4 + alpha); the rest is as in `Picture`.
+    """
+
+    samples: NDArray[Any]
+    grey: bool
+    icc: bytes | None
+    exif: bytes | None
+    xmp: bytes | None
+    iptc: bytes | None
+    texts: Mapping[str, str]
+    dpi: tuple[float, float] | None
+    format: str
+    notes: tuple[str, ...]
+
+    def picture(self) -> Picture:
+        pixels, alpha = _to_float(self.samples)
+        bits = 16 if self.samples.dtype == np.uint16 else 8
+        return Picture(pixels, alpha, bits, **{one.name: getattr(self, one.name) for one in fields(self)[1:]})
+
+
+def _to_float(samples: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    full = np.float32(np.iinfo(samples.dtype).max)
+    channels = samples.shape[2]
+    colour = samples[..., : 3 if channels >= 3 else 1]
+    pixels = np.empty((*samples.shape[:2], 3), np.float32)
+    np.divide(colour, full, out=pixels, dtype=np.float32)
+    alpha = np.divide(samples[..., -1], full, dtype=np.float32) if channels in (2, 4) else None
+    return pixels, alpha

@@ -28,7 +28,7 @@ from tilehires.images.exif import (
     xmp_orientation,
     xmp_parameters,
 )
-from tilehires.images.picture import MAX_PIXELS, Picture, Probe
+from tilehires.images.picture import MAX_PIXELS, Decoded, Picture, Probe
 from tilehires.images.png import MAX_TEXT, SIGNATURE, XMP_KEYWORD, bit_depth_and_colour, without_texts
 from tilehires.images.png import read_texts as read_png_texts
 
@@ -81,7 +81,7 @@ def probe(path: Path, *, max_pixels: int = MAX_PIXELS) -> Probe:
 
     Raises ImageError for a file that is missing, empty, no image of a known format, or larger than `max_pixels`.
     """
-    with _opened(path, max_pixels) as image:
+    with opened(path, max_pixels) as image:
         depth, grey = _depth_and_grey(image)
         size = Size(*image.size)
         if image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8):
@@ -105,7 +105,12 @@ def read(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     the first frame is taken and a note says so. Raises ImageError for whatever `probe` refuses, and for a file that is
     cut off or broken.
     """
-    with _opened(path, max_pixels) as image:
+    return decode(path, max_pixels=max_pixels).picture()
+
+
+def decode(path: Path, *, max_pixels: int = MAX_PIXELS) -> Decoded:
+    """The same with the samples as they are stored."""
+    with opened(path, max_pixels) as image:
         depth, grey = _depth_and_grey(image)
         notes: list[str] = []
         if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
@@ -121,11 +126,8 @@ def read(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
         samples, icc = _samples(path, image, depth, notes)
     if turn := _UPRIGHT.get(orientation):
         samples = np.ascontiguousarray(turn(samples))
-    pixels, alpha = _to_float(samples)
-    return Picture(
-        pixels=pixels,
-        alpha=alpha,
-        bits=16 if samples.dtype == np.uint16 else 8,
+    return Decoded(
+        samples=samples,
         grey=grey,
         icc=icc,
         exif=block,
@@ -139,7 +141,7 @@ def read(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
 
 
 @contextmanager
-def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+def opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     """The opened file, checked against our own limits; whatever breaks inside the block becomes an ImageError."""
     if not path.is_file():
         raise ImageError(f"{path} is not there or is no file.", hint="Check the name.")
@@ -287,16 +289,6 @@ def _checked_profile(icc: bytes | None, wanted: bytes, notes: list[str]) -> byte
         f"a colour profile for {icc[16:20].decode('ascii', 'replace').strip()} doesn't fit these pixels and is left out"
     )
     return None
-
-
-def _to_float(samples: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    full = np.float32(np.iinfo(samples.dtype).max)
-    channels = samples.shape[2]
-    colour = samples[..., : 3 if channels >= 3 else 1]
-    pixels = np.empty((*samples.shape[:2], 3), np.float32)
-    np.divide(colour, full, out=pixels, dtype=np.float32)
-    alpha = np.divide(samples[..., -1], full, dtype=np.float32) if channels in (2, 4) else None
-    return pixels, alpha
 
 
 def _depth_and_grey(image: Image.Image) -> tuple[int, bool]:

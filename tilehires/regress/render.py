@@ -20,7 +20,7 @@ from tilehires.batch.outcome import environment_of
 from tilehires.batch.runner import run
 from tilehires.batch.setup import set_up
 from tilehires.errors import ConfigError, ImageError
-from tilehires.images import read
+from tilehires.images import InProcess, read
 from tilehires.regress.baseline import Environment
 from tilehires.regress.suite import Case
 
@@ -48,7 +48,7 @@ def identify(case: Case) -> Identity:
     with _source(case) as source:
         setup = set_up(case.config)
         found = discover(source, source.parent / "none", suffix=".png").found[0]
-        job = prepare(found, setup.config, setup.checkpoint, hashes)
+        job = prepare(found, setup.config, setup.checkpoint, hashes, InProcess())
     numeric = environment_of(setup)
     version = ".".join(torch.__version__.split("+")[0].split(".")[:2])
     environment = Environment(numeric["device"], numeric["dtype"], version, _models(job, hashes))

@@ -14,29 +14,34 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from tilehires.images import MAX_PIXELS, Decoder, Isolated
 from tilehires.report.thumbs import remove_others, thumbnail
 
 SCRIPTS = ("viewer.js", "panel.js", "marks.js", "page.js")
 EXACT_IN_JAVASCRIPT = 2**53
 
 
-def write_page(report: Mapping[str, Any], output: Path) -> Path:
+def write_page(report: Mapping[str, Any], output: Path, decoder: Decoder | None = None) -> Path:
     """Write output/report/index.html from a report (report.json's schema, version 1) and return its path.
 
     Makes the missing previews under output/report/thumbs/ and removes those no image uses. Pictures are linked by
     `run.input_folder` and `run.output_folder`, relative to output/report or absolute; without an input folder the page
     shows no before pictures, and says so. Text in the report may be anything at all: it is shown, never interpreted.
     A file that is missing or can't be decoded costs its preview, nothing else. Raises OSError when the page can't be
-    written.
+    written. `decoder`: what makes the previews; None: a process of its own.
     """
     folder = output / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    data = page_data(report, folder)
+    if decoder is None:
+        with Isolated() as isolated:
+            data = page_data(report, folder, isolated)
+    else:
+        data = page_data(report, folder, decoder)
     remove_others(folder / "thumbs", (image["thumb"].rpartition("/")[2] for image in data["images"] if image["thumb"]))
     return _replace(folder / "index.html", _html(data))
 
 
-def page_data(report: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def page_data(report: Mapping[str, Any], folder: Path, decoder: Decoder) -> dict[str, Any]:
     """What the page's script works on: plain JSON with ready-made URLs, equal settings stored once.
 
     Makes the previews, in `folder`/thumbs.
@@ -44,7 +49,7 @@ def page_data(report: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     run = report["run"]
     inputs, outputs = run.get("input_folder"), run.get("output_folder", "..")
     common = next((image["settings"] for image in report["images"] if image.get("settings")), {})
-    images = [_image(image, folder, inputs, outputs, common) for image in report["images"]]
+    images = [_image(image, folder, inputs, outputs, common, decoder) for image in report["images"]]
     return _plain(
         {
             "run": {key: value for key, value in run.items() if key not in ("input_folder", "output_folder")},
@@ -58,14 +63,21 @@ def page_data(report: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _image(
-    image: Mapping[str, Any], folder: Path, inputs: str | None, outputs: str, common: Mapping[str, Any]
+    image: Mapping[str, Any],
+    folder: Path,
+    inputs: str | None,
+    outputs: str,
+    common: Mapping[str, Any],
+    decoder: Decoder,
 ) -> dict[str, Any]:
     source, result = image.get("input"), image.get("output")
     settings = image.get("settings", {})
     shown, root = (result, outputs) if result else (source, inputs)
     thumb = None
     if shown and shown.get("sha256") and root is not None:
-        thumb = thumbnail(folder / root / shown["path"], shown["sha256"], folder / "thumbs")
+        width, height = shown["size"]
+        most = max(MAX_PIXELS, width * height)  # a run's own limit, which made it, may have been higher
+        thumb = thumbnail(folder / root / shown["path"], shown["sha256"], folder / "thumbs", decoder, max_pixels=most)
     return {
         "id": image["id"],
         "anchor": "image/" + _quoted(image["id"]),
