@@ -60,6 +60,8 @@ class Record:
     notes: tuple[str, ...] = ()
     regions: tuple[Mapping[str, Any], ...] = ()
     """Every detection of the detail passes and its fate, in output pixels."""
+    score: float | None = None
+    """The largest percentile of its checks' values among good images, 0 to 100; None without a calibration."""
     review: str = ""
     """"accepted" when a reviewer found the output good, whatever the checks say."""
 
@@ -93,6 +95,7 @@ class Record:
             ),
             notes=tuple(body["notes"]),
             regions=tuple(body.get("regions", ())),
+            score=body.get("score"),
             review=body.get("review", ""),
         )
 

@@ -51,8 +51,9 @@ def test_a_run_of_good_images_makes_a_preset(place: Workplace) -> None:
     ended = place.command("calibrate", first, second, "-o", made)
     assert ended.code == ExitCode.OK and "120 images" in ended.out, ended
     values = tomllib.loads(made.read_text())
-    assert values["extends"] == "default" and set(values["check"]["limits"]) == {"halo", "soft"}, values
-    assert 0.02 < values["check"]["limits"]["halo"] < 0.2
+    assert values["extends"] == "default" and set(values["check"]["percentiles"]) == {"halo", "soft"}, values
+    assert 97 < values["check"]["score_limit"] < 100
+    assert 0.02 < values["check"]["percentiles"]["halo"][-1] < 0.2
     assert place.command("config", "show", "-c", made).code == ExitCode.OK
 
 
@@ -69,6 +70,19 @@ def test_a_limit_of_a_preset_decides_and_redoes_only_the_check(place: Workplace)
     assert place.cached_stages("a.png")["hires"]
     (found,) = [one for one in place.images()["a.png"]["findings"] if one["check"] == "soft"]
     assert found["limit"] == 0.0001 and found["severity"] == "warning"
+
+
+def test_a_preset_gives_every_image_its_score(place: Workplace) -> None:
+    draw(place.input / "a.png", 96, 96)
+    table = "check.percentiles={soft = [0.0, 0.00001, 0.00002, 0.00003, 0.00004, 0.00005, 0.00006]}"
+    assert "1 flagged" in place.run(*FAST, "--set", table).out
+    image = place.images()["a.png"]
+    (found,) = [one for one in image["findings"] if one["check"] == "soft"]
+    assert image["score"] > 99 and found["severity"] == "warning" and 0.00005 < found["limit"] < 0.00006
+    assert "0 flagged" in place.run(*FAST, "--set", table, "--set", "check.limits={soft = 0.9}").out
+    assert place.images()["a.png"]["score"] == image["score"], "a limit of one's own changes no score"
+    ended = place.run(*FAST, "--set", "check.percentiles={soft = [1, 2]}")
+    assert ended.code == ExitCode.USAGE and "7 rising numbers" in ended.err, ended
 
 
 def test_hard_failures_and_abstentions_keep_what_they_are() -> None:

@@ -187,6 +187,7 @@ def make(folder: Path) -> Path:
         )
     images[1] |= {"flagged": True, "findings": [finding("warning", [100, 100, 200, 400])]}
     images[2] |= {"flagged": True, "findings": [finding("info", None), finding("error", [10, 10, 60, 60])]}
+    images[0]["score"], images[1]["score"] = 40.0, 99.7
     run = {"input_folder": "../../input", "output_folder": "..", "device": "cpu"}
     return write_page({"version": 1, "run": run, "summary": {}, "images": images}, folder / "output")
 
@@ -233,6 +234,10 @@ def test_filters_and_sorting(browser: Browser, page: Path) -> None:
         "(s => { s.value = 'pixels'; s.dispatchEvent(new Event('change')); })(document.getElementById('sort'))"
     )
     assert browser.evaluate(NAMES)[0] == "warned.png"
+    browser.evaluate(
+        "(s => { s.value = 'score'; s.dispatchEvent(new Event('change')); })(document.getElementById('sort'))"
+    )
+    assert browser.evaluate(NAMES)[:2] == ["warned.png", "plain.png"], "those without one come last"
 
 
 def test_keys_walk_zoom_and_close(browser: Browser, page: Path) -> None:

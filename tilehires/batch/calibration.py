@@ -1,4 +1,4 @@
-"""From the reports of finished runs to a preset with limits of the checks."""
+"""From the reports of finished runs to a preset with percentiles of the checks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilehires.checks.calibration import limits
+from tilehires.checks.calibration import Calibration, calibrate
 from tilehires.config.toml import literal
 from tilehires.errors import RunError
 from tilehires.report.document import load
@@ -17,37 +17,48 @@ FEWEST = 20  # images: the limit that flags 2 % can't be told from fewer
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """`limits` by check, from that many `images`."""
+    """A calibration, and the number of images that it is from."""
 
-    limits: dict[str, float]
+    calibration: Calibration
     images: int
 
 
 def calibrated(outputs: Sequence[Path]) -> Calibrated:
-    """The limits at which 2 % of these runs' finished images would be flagged. Raises RunError for too few of them."""
-    measured = []
-    for output in outputs:
-        for image in load(output)["images"]:
-            if image["status"] == "done":
-                values = {
-                    f["check"]: f["value"] for f in image.get("findings", ()) if isinstance(f["value"], int | float)
-                }
-                measured.append({name: value for name, value in values.items() if name not in EXACT})
-    if len(measured) < FEWEST:
+    """The calibration by which 2 % of these runs' finished images would be flagged. Raises RunError for too few of them."""
+    runs = [values for output in outputs for values in measured(output)]
+    if len(runs) < FEWEST:
         raise RunError(
-            f"{len(measured)} finished images are too few to calibrate on.",
+            f"{len(runs)} finished images are too few to calibrate on.",
             hint=f"Run at least {FEWEST} good images first, better a hundred, with the checks on.",
         )
-    return Calibrated(limits(measured), len(measured))
+    return Calibrated(calibrate(runs), len(runs))
+
+
+def measured(output: Path) -> list[dict[str, float]]:
+    """What the checks measured on each finished image of an output folder, by check, without what is exact."""
+    return [
+        {
+            one["check"]: one["value"]
+            for one in image.get("findings", ())
+            if isinstance(one["value"], int | float) and one["check"] not in EXACT
+        }
+        for image in load(output)["images"]
+        if image["status"] == "done"
+    ]
 
 
 def preset(found: Calibrated, extends: str) -> str:
-    """The TOML of a preset that says only these limits."""
+    """The TOML of a preset that says only this calibration."""
+    tables = {name: one.table for name, one in sorted(found.calibration.known.items())}
     lines = [
-        f"# Limits of the checks that flag 2 % of {found.images} images known to be good (tilehires calibrate).",
+        f"# What the checks measure on {found.images} images known to be good (tilehires calibrate): each check's values at",
+        "# the percentiles 0, 10, 25, 50, 75, 90 and 99, and the score above which 2 % of the images lie.",
         f"extends = {literal(extends)}",
         "",
-        "[check.limits]",
-        *(f"{name} = {literal(float(f'{value:.4g}'))}" for name, value in sorted(found.limits.items())),
+        "[check]",
+        f"score_limit = {literal(round(found.calibration.score_limit, 4))}",
+        "",
+        "[check.percentiles]",
+        *(f"{name} = [{', '.join(literal(float(f'{v:.6g}')) for v in table)}]" for name, table in tables.items()),
     ]
     return "\n".join(lines) + "\n"

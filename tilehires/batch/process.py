@@ -77,6 +77,7 @@ def process(job: Job, context: Context) -> Record:
         settings=described(job),
         stages=tuple(stages),
         findings=tuple(finding for entry in entries for finding in entry.findings),
+        score=next((entry.facts["score"] for entry in entries if "score" in entry.facts), None),
         regions=tuple(
             region
             for stage, entry in zip(job.stages, entries, strict=True)

@@ -1,4 +1,4 @@
-"""`tilehires calibrate`: limits of the checks from runs of good images."""
+"""`tilehires calibrate`: what the checks measure on good images, as a preset."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ import click
     "--extends", default="default", show_default=True, metavar="NAME", help="The preset the runs were made with."
 )
 def calibrate(outputs: tuple[Path, ...], to: Path | None, extends: str) -> None:
-    """Limits at which 2 % of the images of finished runs are flagged, as a preset.
+    """Scores by which 2 % of the images of finished runs are flagged, as a preset.
 
-    OUTPUT: folders that `run` wrote, with images that you have looked at and found good. A hundred or more make a
-    calibration; every check but the exact ones (black, finite, size) gets the limit that their values ask for.
+    OUTPUT: folders that `run` wrote, with images that you have looked at and found good (inputs aren't taken: nobody has
+    seen yet what becomes of them). A hundred or more make a calibration. It says how every check but the exact ones
+    (black, finite, size) is distributed over them, and the score above which 2 % of them lie.
     """
     from tilehires.batch.calibration import calibrated, preset
 
@@ -32,6 +33,5 @@ def calibrate(outputs: tuple[Path, ...], to: Path | None, extends: str) -> None:
 
     with atomic(to) as stream:
         stream.write(text.encode())
-    click.echo(
-        f"{to}: limits of {len(found.limits)} checks from {found.images} images. Use it with: tilehires run -c {to}"
-    )
+    known = len(found.calibration.known)
+    click.echo(f"{to}: percentiles of {known} checks from {found.images} images. Use it with: tilehires run -c {to}")

@@ -19,6 +19,7 @@ from tilehires.errors import ConfigError, ImageError, MissingError
 MODEL_BOUND = frozenset(
     {"checkpoint", "vae", "dtype", "prediction", "clip_skip"}
     | {"steps", "cfg", "sampler", "scheduler", "denoise", "tile_min", "tile_max", "overlap", "max_canvas"}
+    | {"percentiles", "score_limit"}
 )
 BUILTIN = "builtin"
 FAMILY_PRESETS = {BUILTIN: "default", "sd1": "sd15", "sd2": "sd15", "sdxl": "sdxl"}

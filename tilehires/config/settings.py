@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from tilehires.config.checks import CheckSettings
 from tilehires.config.control import ControlNetUse, Fractions, Names, Scales, uses
 from tilehires.config.detail import DetailSettings
 from tilehires.config.section import Section
@@ -214,16 +215,6 @@ class TiledSettings(PassSettings):
         if self.controlnet and self.redraw != "fused":
             raise ValueError(f'controlnet works with redraw = "fused" only, not "{self.redraw}"')
         return self
-
-
-class CheckSettings(Section):
-    """Artifact checks on the finished image."""
-
-    enabled: bool = Field(True, description="Run the checks.")
-    only: tuple[str, ...] = Field((), description="Names of the checks to run; empty: all.")
-    limits: dict[str, float] = Field(
-        {}, description="Limits of checks by their names, as `tilehires calibrate` writes them; others keep their own."
-    )
 
 
 class MemorySettings(Section):

@@ -23,6 +23,7 @@ from tilehires.metadata.webui import infotext_in
 
 OURS = "tilehires"
 _SECTIONS = {"model", "generate", "hires", "tiled", "check"}  # what shapes the picture, not how a run is organised
+_LEFT_OUT = {"check": {"percentiles"}}  # a calibration's tables: large, and in report.json
 
 
 class Finding(Protocol):
@@ -61,7 +62,9 @@ def texts_for(
         "version": __version__,
         "seed": seed,
         "settings": {
-            section: values for section, values in settings.model_dump(mode="json").items() if section in _SECTIONS
+            section: values
+            for section, values in settings.model_dump(mode="json", exclude=_LEFT_OUT).items()
+            if section in _SECTIONS
         },
         "findings": [_described(finding) for finding in findings],
     }

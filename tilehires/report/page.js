@@ -24,9 +24,12 @@ function attention(image) {
 
 const names = new Intl.Collator("en", { numeric: true });
 const pixels = (image) => { const size = (image.output || image.input || {}).size || [0, 0]; return size[0] * size[1]; };
+// What has no score is behind what has one.
+const score = (image) => typeof image.score === "number" ? image.score : -1;
 const byName = (a, b) => names.compare(a.image.id, b.image.id);
 const ORDERS = {
   attention: (a, b) => attention(a.image) - attention(b.image) || byName(a, b),
+  score: (a, b) => score(b.image) - score(a.image) || byName(a, b),
   name: byName,
   seconds: (a, b) => seconds(b.image) - seconds(a.image) || byName(a, b),
   pixels: (a, b) => pixels(b.image) - pixels(a.image) || byName(a, b),

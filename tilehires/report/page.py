@@ -84,6 +84,7 @@ def _image(
         "status": image["status"],
         "cached": bool(image.get("cached")),
         "flagged": bool(image.get("flagged")),
+        "score": image.get("score"),
         "error": image.get("error"),
         "seed": image.get("seed"),
         "input": source,

@@ -144,7 +144,13 @@ function findingsSection(image, viewer) {
   const sorted = [...flags].sort((a, b) => rank[severity(a)] - rank[severity(b)]);
   const items = sorted.map((finding) => findingItem(finding, boxed.indexOf(finding), image, viewer));
   const list = flags.length ? el("ul", { class: "findings" }, ...items) : el("p", { class: "muted" }, "The checks found nothing.");
-  return section("Findings", flags.length || null, list, measuredList(image.findings.filter((finding) => !flagging(finding))));
+  return section("Findings", flags.length || null, scoreLine(image), list, measuredList(image.findings.filter((finding) => !flagging(finding))));
+}
+
+function scoreLine(image) {
+  if (typeof image.score !== "number") return null;
+  const title = "The largest percentile of its measured values among good images";
+  return el("p", { class: "muted", title }, `Score ${image.score.toFixed(1)} of 100`);
 }
 
 // What was measured and is within its limit, and what couldn't be ("n/a" is no pass).

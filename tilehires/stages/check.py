@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from tilehires.checks import Finding, check, names
+from tilehires.checks.calibration import Calibration
 from tilehires.checks.finding import relimited
 from tilehires.geometry import Box, Size
 from tilehires.stages import Source, StageResult, Tools
@@ -16,7 +17,7 @@ class CheckSettings(BaseModel):
     """`only`: the checks to run, empty for all. `frame`: what of the source the output shows, `cropped` if not all of it.
 
     `target`: the size asked for. `passes`: the names of the tiled passes and the sizes they made; `crop`: the part of the
-    last one's that left it.
+    last one's that left it. `limits`, `percentiles`, `score_limit`: as the settings of the same names.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -26,6 +27,8 @@ class CheckSettings(BaseModel):
     frame: Box
     cropped: bool
     limits: dict[str, float] = {}
+    percentiles: dict[str, tuple[float, ...]] = {}
+    score_limit: float = 98.0
     passes: tuple[tuple[str, Size], ...] = ()
     crop: Box | None = None
 
@@ -34,7 +37,7 @@ class CheckStage:
     """Runs the installed checks, and compares the size with the one asked for."""
 
     name = "check"
-    version = 2
+    version = 3
     models: tuple[Path, ...] = ()
     makes_pixels = False
 
@@ -50,13 +53,16 @@ class CheckStage:
             # A crop shows parts of source pixels, so the aspects differ a little; the exact size is compared below anyway.
             only = tuple(name for name in only if name != "size")
         findings = check(image.pixels, before, self._tiles(source), only=only) if only else []
-        findings = [relimited(finding, self.settings.limits) for finding in findings]
+        known = Calibration.of_tables(self.settings.percentiles, self.settings.score_limit)
+        limits = known.limits() | self.settings.limits
+        findings = [relimited(finding, limits) for finding in findings]
         target = self.settings.target
         if (width, height) != (target.width, target.height):
             message = f"The output is {width}x{height}; {target} was asked for."
             findings.append(Finding("size", "error", abs(width - target.width), 0, None, message))
         tools.progress.advance()
-        return StageResult(image.pixels, {}, tuple(findings))
+        score = known.score(findings)
+        return StageResult(image.pixels, {} if score is None else {"score": score}, tuple(findings))
 
     def _tiles(self, source: Source) -> list[Box]:
         """The tiles of every pass in output pixels: a seam of the first one is a seam of the last one's picture."""

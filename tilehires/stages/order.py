@@ -43,6 +43,8 @@ def stages_of(
         checked = CheckSettings(
             only=settings.check.only,
             limits=settings.check.limits,
+            percentiles=settings.check.percentiles,
+            score_limit=settings.check.score_limit,
             target=route.target,
             frame=route.frame,
             cropped=route.cropped,
