@@ -357,7 +357,7 @@ def test_flux_is_called_by_its_name(place: Workplace) -> None:
 
 def test_a_hub_model_that_is_not_here_is_not_downloaded(place: Workplace) -> None:
     draw(place.input / "a.png")
-    assert "hf download" in refused(place.run("--checkpoint", "somebody/something"), ExitCode.MISSING)
+    assert "tilehires models fetch" in refused(place.run("--checkpoint", "somebody/something"), ExitCode.MISSING)
 
 
 @pytest.mark.parametrize("name", ["4x.pth", "4x.safetensors"])

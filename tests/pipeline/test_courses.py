@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 import torch
 
@@ -81,7 +83,7 @@ def test_an_adapted_encoder_and_another_model_are_never_answered_from_memory(
 ) -> None:
     bay, model = loaded
     ask(loaded)
-    monkeypatch.setattr(model.text_encoders[0], "_hf_peft_config_loaded", True, raising=False)
+    monkeypatch.setattr(bay, "_adapters", types.SimpleNamespace(on_text=True))
     before = len(calls)
     ask(loaded)
     assert len(calls) > before

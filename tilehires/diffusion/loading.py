@@ -51,8 +51,19 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype, vae: str | None) -> Diffusi
     )
     for module in parts.modules():
         _check_complete(module, checkpoint.reference)
-        module.requires_grad_(False).eval()
+        in_own_memory(module).requires_grad_(False).eval()
     return parts
+
+
+def in_own_memory(module: nn.Module) -> nn.Module:
+    """The module with its weights copied out of the mapped file they came from.
+
+    There a tensor begins at any byte, and some CPU kernels round unaligned weights otherwise: the same model would give other
+    pictures from a folder than from a single file.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = tensor.data.clone()
+    return module
 
 
 def _scheduler_config(own: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
