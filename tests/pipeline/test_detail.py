@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,62 +13,16 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from tests.batches import Workplace, workplace
-from tilehires import detectors
+from tests.finders import FACE, PLAIN, face, finding, paint, passes, pixels, regions
 from tilehires.detectors import Detection
 from tilehires.errors import ExitCode
-from tilehires.geometry import Box
-
-PLAIN = ("--denoise", "0", "--set", "hires.upscaler=Lanczos", "--set", "check.enabled=false")
-FACE = "{detector='face', width=64, height=64, steps=2, padding=8, crop_factor=1.5, mask_blur=2, confidence=0.5"
-
-
-class Finder:
-    """A detector that finds what it was told to."""
-
-    name, files = "finder", ()
-
-    def __init__(self, found: Sequence[Detection] | Callable[[np.ndarray], Sequence[Detection]]) -> None:
-        self.found, self.seen, self.closed = found, [], 0
-
-    def detect(self, pixels: np.ndarray, *, confidence: float) -> tuple[Detection, ...]:
-        self.seen.append(pixels.shape)
-        return tuple(self.found(pixels) if callable(self.found) else self.found)
-
-    def close(self) -> None:
-        self.closed += 1
 
 
 @pytest.fixture
 def place(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Workplace:
     made = workplace(tmp_path, capsys, monkeypatch)
-    y, x = np.mgrid[0:80, 0:96]
-    picture = np.stack([90 + x * 0.8, 120 + y * 0.5, 150 - x * 0.4 + 10 * np.sin(y / 3)], -1)
-    Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(made.input / "a.png")
+    paint(made)
     return made
-
-
-def finding(monkeypatch: pytest.MonkeyPatch, *found: Detection, where: Any = None) -> Finder:
-    finder = Finder(where or found)
-    monkeypatch.setattr(detectors, "make", lambda spec, device="cpu": finder)
-    return finder
-
-
-def face(x0: int, y0: int, x1: int, y1: int, score: float = 0.9, mask: np.ndarray | None = None) -> Detection:
-    return Detection("face", Box(x0, y0, x1, y1), score, mask)
-
-
-def passes(*tables: str) -> tuple[str, str]:
-    return ("--set", f"detail.passes=[{', '.join(tables)}]")
-
-
-def pixels(place: Workplace, name: str = "a.png", output: Path | None = None) -> np.ndarray:
-    levels = cv2.imread(str((output or place.output) / name), cv2.IMREAD_UNCHANGED)
-    assert levels is not None
-    return levels[..., ::-1].astype(np.float32) / (65535 if levels.dtype == np.uint16 else 255)
-
-
-def regions(place: Workplace) -> list[dict[str, Any]]:
-    return place.images()["a.png"]["regions"]
 
 
 def without(place: Workplace) -> np.ndarray:

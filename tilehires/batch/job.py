@@ -17,6 +17,7 @@ from tilehires.errors import ImageError, RunError
 from tilehires.images import Decoder, InProcess, Isolated, Probe, check_writable
 from tilehires.stages import Stage
 from tilehires.stages.controls import found
+from tilehires.stages.detail import DetailStage
 from tilehires.stages.order import stages_of
 from tilehires.stages.redenoise import PassStage
 from tilehires.stages.route import Route, route
@@ -84,7 +85,12 @@ def prepare(found: Found, config: Config, checkpoint: Checkpoint, hashes: HashMe
         stages = stages_of(settings, way, seed, checkpoint, mine.from_image)
     except RunError as error:
         raise ImageError(error.message, hint=error.hint) from error
-    notes = dict.fromkeys(note for stage in stages if isinstance(stage, PassStage) for note in stage.extras.notes)
+    notes = dict.fromkeys(
+        note
+        for stage in stages
+        if isinstance(stage, PassStage | DetailStage)
+        for note in (stage.extras.notes if isinstance(stage, PassStage) else stage.notes)
+    )
     mine = replace(mine, notes=(*mine.notes, *notes))
     if found.sidecars:
         _check(mine, config, stages)

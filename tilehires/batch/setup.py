@@ -18,6 +18,7 @@ from tilehires.stages.controls import found
 from tilehires.stages.cutting import tile_range
 from tilehires.stages.detail import resolved
 from tilehires.stages.extras import find_extras
+from tilehires.stages.means import Means, means_of
 from tilehires.stages.redenoise import PassStage, pass_settings, vae_files
 from tilehires.stages.route import Step
 from tilehires.stages.swap import checkpoint_of, passes_of
@@ -67,7 +68,7 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
         if values.vae is not None:
             vae_files(values.vae)
         upscalers.check(values.upscaler) if load_upscalers else upscalers.files(values.upscaler)
-    _check_detail(settings, checkpoint.family.name)
+    repairs = _detail_means(config, checkpoint)
     checks.require(settings.check.only)
     _check_grid(settings, used[-1])
     device = device_of(settings.run.device)
@@ -75,19 +76,17 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
     plans = [_plan(config, one, device, dtype) for one in (checkpoint, *used)]
     # What one of the models can't take is too much for the run.
     plan = replace(min(plans, key=lambda plan: plan.tile_batch), peak=max(plan.peak for plan in plans))
-    return Setup(config, checkpoint, device, dtype, plan, tuple(dict.fromkeys((checkpoint, *used))))
+    every = (checkpoint, *used, *(one.checkpoint for one in repairs))
+    return Setup(config, checkpoint, device, dtype, plan, tuple(dict.fromkeys(every)))
 
 
-def _check_detail(settings: Settings, family: str) -> None:
-    """Raise before the first image for a detector, a sampler or a model that a detail pass names and that isn't there."""
-    values = hires_pass(settings, 0)
-    for one, detector in resolved(settings):
-        samplers.check(one.sampler or values.sampler, one.scheduler or values.scheduler, family)
+def _detail_means(config: Config, checkpoint: Checkpoint) -> list[Means]:
+    """What the detail passes repair with. Raises for a detector, a sampler or a model of theirs that can't be used."""
+    found_ = []
+    for one, detector in resolved(config.settings):
+        found_.append(means_of(one, config.settings, 0, checkpoint, config.from_image))
         detectors.check(detector)
-        if one.checkpoint is not None:
-            checkpoints.inspect(one.checkpoint)
-        if one.vae is not None:
-            vae_files(one.vae)
+    return found_
 
 
 def _check_grid(settings: Settings, checkpoint: Checkpoint) -> None:

@@ -123,14 +123,15 @@ def _kind(path: Path) -> str:
     from tilehires.diffusion import checkpoints
 
     try:
-        return _summary(checkpoints.inspect(str(path)))
+        return _summary(checkpoints.inspect(str(path), inpainting=True))
     except TilehiresError as error:
         return f"no checkpoint: {error.message}"
 
 
 def _summary(checkpoint: Checkpoint) -> str:
     family = checkpoint.family
-    return f"{family.title}, {checkpoint.layout}, {checkpoint.prediction}, native {family.native} px"
+    inpainting = ", inpainting (for [[detail]] passes)" if checkpoint.inpainting else ""
+    return f"{family.title}, {checkpoint.layout}, {checkpoint.prediction}, native {family.native} px{inpainting}"
 
 
 def _described(file: str) -> Iterator[str]:
@@ -138,7 +139,7 @@ def _described(file: str) -> Iterator[str]:
 
     path = Path(file).expanduser()
     try:
-        checkpoint = checkpoints.inspect(file)
+        checkpoint = checkpoints.inspect(file, inpainting=True)
     except MissingError as error:
         yield from _other(path, error)
         return
@@ -147,6 +148,8 @@ def _described(file: str) -> Iterator[str]:
     yield f"  layout      {checkpoint.layout}"
     yield f"  prediction  {checkpoint.prediction}"
     yield f"  native      {checkpoint.family.native} px"
+    if checkpoint.inpainting:
+        yield "  inpainting  yes: the checkpoint of a [[detail]] pass, of no other"
     yield from _weights(checkpoint.path, checkpoint.files)
 
 

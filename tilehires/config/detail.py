@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from tilehires.config.control import ControlNetUse, Fractions, Names, Scales, uses
 from tilehires.config.section import Section
 
 
@@ -73,8 +74,22 @@ class DetailPass(Section):
     sampler: str | None = Field(None, description="Sampler. Not set: as hires.")
     scheduler: str | None = Field(None, description="Schedule. Not set: as hires.")
     clip_skip: int | None = Field(None, ge=1, le=12, description="As model.clip_skip. Not set: as there.")
-    checkpoint: str | None = Field(None, description="Another checkpoint for this pass. Not set: model.checkpoint.")
-    vae: str | None = Field(None, description="Another VAE for this pass. Not set: model.vae.")
+    checkpoint: str | None = Field(
+        None,
+        description="Another checkpoint for this pass, also one made for inpainting. Not set: model.checkpoint.",
+    )
+    vae: str | None = Field(
+        None, description="Another VAE for this pass. Not set: model.vae, or the VAE of this pass's checkpoint."
+    )
+    controlnet: Names = Field(
+        (),
+        description=(
+            "ControlNets that hold a region to its own crop (the tile kind): .safetensors files or diffusers folders."
+        ),
+    )
+    controlnet_scale: Scales = Field((1.0,), description="How strongly they hold: a number, or one for each.")
+    controlnet_start: Fractions = Field((0.0,), description="From which part of the steps on, 0 to 1.")
+    controlnet_end: Fractions = Field((1.0,), description="Up to which part of the steps, 0 to 1.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -83,6 +98,10 @@ class DetailPass(Section):
         if bool(self.width) != bool(self.height):
             raise ValueError("width and height are given together, or neither")
         return self
+
+    @property
+    def controlnets(self) -> tuple[ControlNetUse, ...]:
+        return uses(self.controlnet, self.controlnet_scale, self.controlnet_start, self.controlnet_end)
 
 
 def _from_name(value: Any) -> Any:

@@ -25,6 +25,7 @@ HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 PLAIN_VAE = VaeShape((128, 256, 512, 512), False)  # Stable Diffusion's, of all its families
 PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 _PIPELINES = {"StableDiffusionPipeline": "sd1", "StableDiffusionXLPipeline": "sdxl"}
+_INPAINTING = {"StableDiffusionInpaintPipeline": "sd1", "StableDiffusionXLInpaintPipeline": "sdxl"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Checkpoint:
     zero_terminal_snr: bool = False
     configs: tuple[Path, ...] = ()
     """A folder's config files, which change a picture as weights do."""
+    inpainting: bool = False
+    """Its UNet sees mask and masked picture too."""
 
     @property
     def vae_factor(self) -> int:
@@ -56,16 +59,19 @@ class Checkpoint:
         return next((file for file in self.files if file.parent.name == "unet"), self.files[0])
 
 
-def inspect(reference: str, *, prediction: str = "auto", vae: str | None = None) -> Checkpoint:
+def inspect(
+    reference: str, *, prediction: str = "auto", vae: str | None = None, inpainting: bool = False
+) -> Checkpoint:
     """Find a checkpoint by "builtin", a path, or the id of a hub model that is already on this machine.
 
     Reads headers only, never the network. `prediction`: what the user says it predicts; "auto": what the file says.
-    `vae`: the VAE that will be used in place of its own, which a single file may then lack.
+    `vae`: the VAE that will be used in place of its own, which a single file may then lack. `inpainting`: whether a model
+    whose UNet sees mask and masked picture (2·C+1 channels) will do as well.
     Raises MissingError, whose hint says what to do, when it isn't there, is no checkpoint, lacks a part, or is of a family
     that can't be run.
     """
     if reference == "builtin":
-        return _folder(reference, BUILTIN_FOLDER, prediction, vae)
+        return _folder(reference, BUILTIN_FOLDER, prediction, vae, inpainting)
     path = Path(reference).expanduser()
     if path.suffix.lower() in PICKLES:
         raise MissingError(
@@ -73,18 +79,18 @@ def inspect(reference: str, *, prediction: str = "auto", vae: str | None = None)
             hint="Get the .safetensors version of the checkpoint, or convert it to .safetensors yourself.",
         )
     if path.is_dir():
-        return _folder(reference, path, prediction, vae)
+        return _folder(reference, path, prediction, vae, inpainting)
     if path.is_file():
-        return _single(reference, path, prediction, vae)
+        return _single(reference, path, prediction, vae, inpainting)
     if HUB_ID.fullmatch(reference) and path.suffix != ".safetensors":
-        return _folder(reference, _cached(reference), prediction, vae)
+        return _folder(reference, _cached(reference), prediction, vae, inpainting)
     raise MissingError(
         f"There is no checkpoint {reference}.",
         hint=f"Check the path, or use the built-in model: --checkpoint builtin. {CHECKPOINTS}",
     )
 
 
-def _single(reference: str, path: Path, prediction: str, vae: str | None) -> Checkpoint:
+def _single(reference: str, path: Path, prediction: str, vae: str | None, inpainting: bool) -> Checkpoint:
     if path.suffix.lower() != ".safetensors":
         raise MissingError(f"{path.name} is no .safetensors file.", hint="Checkpoints end in .safetensors.")
     header = read_header(path)
@@ -93,11 +99,7 @@ def _single(reference: str, path: Path, prediction: str, vae: str | None) -> Che
             f"{path.name} can't be used as a checkpoint: it is {_named(header.kind)}.", hint=_advice(header.kind)
         )
     family = FAMILIES[header.kind]
-    if header.input_channels != 4:
-        raise MissingError(
-            f"{path.name} is an inpainting or editing model: its UNet takes {header.input_channels} channels.",
-            hint="Use the checkpoint it was made from.",
-        )
+    made_for_it = _for_inpainting(path, header.input_channels, 4, inpainting)
     if not header.has_vae and vae is None:
         raise MissingError(
             f"{path.name} holds no VAE.",
@@ -113,12 +115,13 @@ def _single(reference: str, path: Path, prediction: str, vae: str | None) -> Che
         other_vae(vae) if vae is not None else _vae_in(header),
         header.parameters("model.diffusion_model."),
         header.zero_terminal_snr,
+        inpainting=made_for_it,
     )
 
 
-def _folder(reference: str, path: Path, prediction: str, other: str | None) -> Checkpoint:
+def _folder(reference: str, path: Path, prediction: str, other: str | None, inpainting: bool) -> Checkpoint:
     index = _json(path / "model_index.json", path)
-    family_name = _PIPELINES.get(str(index.get("_class_name")))
+    family_name = (_PIPELINES | _INPAINTING).get(str(index.get("_class_name")))
     if family_name is None:
         raise MissingError(
             f"{path} holds a {index.get('_class_name')}, which can't be run yet.",
@@ -128,11 +131,7 @@ def _folder(reference: str, path: Path, prediction: str, other: str | None) -> C
     if family_name == "sd1" and unet.get("use_linear_projection"):  # what sets SD 2.x's UNet apart, whatever its size
         family_name = "sd2"
     family = BUILTIN if reference == "builtin" else FAMILIES[family_name]
-    if unet.get("in_channels") != vae.get("latent_channels"):
-        raise MissingError(
-            f"{path} is an inpainting or editing model: its UNet takes {unet.get('in_channels')} channels.",
-            hint="Use the checkpoint it was made from.",
-        )
+    made_for_it = _for_inpainting(path, unet.get("in_channels"), vae.get("latent_channels"), inpainting)
     weights = tuple(file for part in PARTS if (index.get(part) or [None])[0] for file in weights_of(path / part))
     scheduler = _json(path / "scheduler" / "scheduler_config.json", path)
     return Checkpoint(
@@ -145,7 +144,22 @@ def _folder(reference: str, path: Path, prediction: str, other: str | None) -> C
         _vae_of(vae) if other is None else other_vae(other),
         sum(read_header(file).parameters("") for file in weights_of(path / "unet")),
         configs=(path / "model_index.json", *sorted(path.glob("*/*.json"))),
+        inpainting=made_for_it,
     )
+
+
+def _for_inpainting(path: Path, taken: int | None, latent: int | None, inpainting: bool) -> bool:
+    """Whether the UNet was made for inpainting. Raises MissingError where it sees more than it will be given."""
+    if taken == latent:
+        return False
+    made_for_it = taken is not None and latent is not None and taken == 2 * latent + 1
+    if not (made_for_it and inpainting):
+        raise MissingError(
+            f"{path.name} is an {'inpainting' if made_for_it else 'editing'} model: its UNet takes {taken} channels.",
+            hint="Use the checkpoint it was made from"
+            + (", or name this one as the checkpoint of a [[detail]] pass." if made_for_it else "."),
+        )
+    return True
 
 
 def weights_of(folder: Path) -> tuple[Path, ...]:

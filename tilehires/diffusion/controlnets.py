@@ -59,7 +59,7 @@ def inspect(reference: str, checkpoint: Checkpoint) -> ControlNetFile:
         config, files = _file_config(path, unet), (path,)
     else:
         raise MissingError(
-            f"There is no ControlNet {reference}.", hint="Check the path in hires.controlnet or tiled.controlnet."
+            f"There is no ControlNet {reference}.", hint="Check the path in the setting `controlnet` of the pass."
         )
     _check_fits(path, config, unet, checkpoint)
     return ControlNetFile(path, files, json.dumps(config))

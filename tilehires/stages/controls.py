@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image
 
+from tilehires.config.control import ControlNetUse
 from tilehires.config.settings import SamplingPass
 from tilehires.diffusion.bay import Bay
 from tilehires.diffusion.checkpoints import Checkpoint
@@ -26,11 +29,16 @@ def controls(
     if not values.controlnets:
         return ()
     hint = picture if picture.shape[:2] == (size.height, size.width) else _resized(picture, size)
-    planes = torch.from_numpy(hint).permute(2, 0, 1)[None]
-    models = bay.controlnets(found(values, checkpoint))
+    return at_work(values.controlnets, found(values, checkpoint), bay, torch.from_numpy(hint).permute(2, 0, 1)[None])
+
+
+def at_work(
+    uses: Sequence[ControlNetUse], files: Sequence[ControlNetFile], bay: Bay, hint: torch.Tensor
+) -> tuple[Control, ...]:
+    """ControlNets, in host memory, with one hint, as in Control."""
     return tuple(
-        Control(model, planes, use.scale, use.start, use.end)
-        for model, use in zip(models, values.controlnets, strict=True)
+        Control(model, hint, use.scale, use.start, use.end)
+        for model, use in zip(bay.controlnets(files), uses, strict=True)
     )
 
 

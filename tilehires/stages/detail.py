@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,15 +16,18 @@ from tilehires.config.detail import DetailPass
 from tilehires.config.settings import SamplingPass, Settings, hires_pass
 from tilehires.detectors import Detection, DetectorFile
 from tilehires.diffusion import prompts
-from tilehires.diffusion.checkpoints import Checkpoint, inspect
+from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.errors import ConfigError, TilehiresError
 from tilehires.geometry import Box, Size
 from tilehires.stages import Source, StageResult, Tools
 from tilehires.stages.crops import crop_of, mask_in, overlaps
-from tilehires.stages.redenoise import vae_files
+from tilehires.stages.cutting import tile_range
+from tilehires.stages.extras import fitted
+from tilehires.stages.means import Means, means_of
 from tilehires.stages.regions import REPAIRED, Region, chosen, moved
 from tilehires.stages.repair import Job, Work, placed, repair
 from tilehires.stages.route import Route
+from tilehires.stages.words import given_out, of_region
 
 At = Literal["hires", "final"]
 MOST = 100  # regions repaired in one pass: a crowd's faces would take the night
@@ -45,15 +47,27 @@ class DetailSlice(BaseModel):
     classes: tuple[tuple[str, ...], ...]
     values: SamplingPass
     clip_skip: int
-    emphasis: str
+    emphasis: prompts.Emphasis
     dtype: str
-    model_vae: str | None
+    vae: tuple[str | None, ...]
     first_steps: int
     size: Size
     factor: tuple[float, float]
     shift: tuple[int, int]
-    native: int
-    tile: tuple[int, int, int, int]
+    native: tuple[int, ...]
+    tile: tuple[tuple[int, int, int], ...]
+
+
+class Told:
+    """What a record holds of the models' work, gathered batch by batch."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, list[Any]] = {"degradations": []}
+
+    def add(self, name: str, said: Sequence[Any]) -> None:
+        if said:
+            known = self.facts.setdefault(name, [])
+            known += [one for one in said if one not in known]
 
 
 class DetailStage:
@@ -67,27 +81,29 @@ class DetailStage:
         name: str,
         settings: DetailSlice,
         found: Sequence[DetectorFile],
-        checkpoints: Sequence[Checkpoint],
+        means: Sequence[Means],
     ) -> None:
         self.name = name
         self.settings = settings
-        self._found, self._checkpoints = tuple(found), tuple(checkpoints)
+        self._found, self.means = tuple(found), tuple(means)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to tell the user of what the prompts name and was left out."""
+        return tuple(dict.fromkeys(note for means in self.means for note in means.notes))
 
     @property
     def models(self) -> tuple[Path, ...]:
         files: list[Path] = []
-        for one, found, checkpoint in zip(self.settings.passes, self._found, self._checkpoints, strict=True):
+        for one, found, means in zip(self.settings.passes, self._found, self.means, strict=True):
             files += found.files
-            if one.denoise > 0:
-                files += [*checkpoint.files, *checkpoint.configs]
-                vae = one.vae or self.settings.model_vae
-                files += vae_files(vae) if vae is not None else ()
+            files += means.files if one.denoise > 0 else ()
         return tuple(dict.fromkeys(files))
 
     def run(self, image: StageResult, source: Source, tools: Tools) -> StageResult:
         pixels, regions = image.pixels, []
         findings: list[Finding] = []
-        degradations: list[str] = []
+        told = Told()
         changed: np.ndarray | None = None
         for number, one in enumerate(self.settings.passes):
             current = pixels if changed is None else changed
@@ -103,13 +119,13 @@ class DetailStage:
             open_ = chosen(found, one, self.settings.size)
             if any(not region.fate for region in open_) and changed is None:
                 changed = np.array(pixels, np.float32)
-            done = self._repaired(number, one, open_, current if changed is None else changed, tools, degradations)
+            done = self._repaired(number, one, open_, current if changed is None else changed, tools, told)
             regions += [region.to_json(self.name) for region in done]
             findings += [_unrepaired(region) for region in done if region.fate == FAILED]
         facts = {
             "regions": regions,
             "detectors": [one.detector for one in self.settings.passes],
-            "degradations": degradations,
+            **told.facts,
         }
         return StageResult(pixels if changed is None else changed, facts, tuple(findings))
 
@@ -137,25 +153,22 @@ class DetailStage:
         regions: Sequence[Region],
         image: np.ndarray,
         tools: Tools,
-        degradations: list[str],
+        told: Told,
     ) -> list[Region]:
-        """The regions with their fates, after those without one were repaired in `image`, in place.
-
-        What the VAE did otherwise than asked is added to `degradations`.
-        """
-        s, checkpoint = self.settings, self._checkpoints[number]
+        """The regions with their fates, after those without one were repaired in `image`, in place."""
+        s, means = self.settings, self.means[number]
         fates = [region.fate for region in regions]
         open_ = [i for i, fate in enumerate(fates) if not fate]
-        wanted = _split(one.prompt, s.values.prompt, len(open_))
-        avoided = _split(one.negative_prompt, s.values.negative_prompt, len(open_))
+        wanted = given_out(one.prompt, s.values.prompt)
+        avoided = given_out(one.negative_prompt, s.values.negative_prompt)
         jobs: list[tuple[int, Job]] = []
         for order, i in enumerate(open_):
-            prompt, negative = wanted[order], avoided[order]
+            prompt, negative = of_region(wanted, order), of_region(avoided, order)
             if order >= MOST:
                 fates[i] = f"not among the first {MOST}"
             elif prompt is None:
                 fates[i] = "skipped by prompt"
-            elif isinstance(crop := crop_of(regions[i], one, s.size, s.native), str):
+            elif isinstance(crop := crop_of(regions[i], one, s.size, s.native[number]), str):
                 fates[i] = crop
             elif (denoise := _denoise(one, regions[i], s.size)) <= 0:
                 fates[i] = "nothing to repaint (denoise 0)"
@@ -163,18 +176,20 @@ class DetailStage:
                 seed = s.values.seed if one.same_seed else s.values.seed + order
                 jobs.append((i, Job(order, crop, mask_in(regions[i], crop), prompt, negative or "", denoise, seed)))
         if jobs:
-            model = tools.bay.diffusion(checkpoint, one.vae or s.model_vae)
             work = self._work(number, one)
-            for batch in _batches([job for _, job in jobs], tools.plan.tile_batch):
-                done = repair(image, batch, model, work, tools)
-                degradations += [text for text in done.degradations if text not in degradations]
+            for batch in _batches([job for _, job in jobs], tools.plan.tile_batch, work.most):
+                ready = fitted(tools.bay, means.checkpoint, means.vae, means.extras[batch[0].prompt])
+                done = repair(image, batch, ready, work, tools)
+                told.add("degradations", done.degradations)
+                told.add("loras", ready.facts.get("loras", ()))
+                told.add("left_out", ready.left_out)
                 for job, well in zip(batch, done.well, strict=True):
                     i = next(i for i, other in jobs if other is job)
                     fates[i] = REPAIRED if well else FAILED
         return [Region(r.kind, r.box, r.score, r.mask, r.place, fate) for r, fate in zip(regions, fates, strict=True)]
 
     def _work(self, number: int, one: DetailPass) -> Work:
-        s, checkpoint = self.settings, self._checkpoints[number]
+        s, means = self.settings, self.means[number]
         return Work(
             name=f"{self.name}.{number + 1}",
             steps=one.steps or s.values.steps,
@@ -182,12 +197,15 @@ class DetailStage:
             cfg=s.values.cfg if one.cfg is None else one.cfg,
             sampler=one.sampler or s.values.sampler,
             scheduler=one.scheduler or s.values.scheduler,
-            family=checkpoint.family.name,
-            encoding=prompts.Encoding(one.clip_skip or s.clip_skip, s.emphasis),  # pyright: ignore[reportArgumentType]
+            family=means.checkpoint.family,
+            clip_skip=one.clip_skip or s.clip_skip,
+            emphasis=s.emphasis,
             noise_multiplier=one.noise_multiplier,
             mask_blur=one.mask_blur,
-            native=s.native,
-            tile=s.tile,
+            native=s.native[number],
+            tile=s.tile[number],
+            controlnets=one.controlnets,
+            nets=means.nets,
         )
 
 
@@ -208,13 +226,21 @@ def resolved(settings: Settings) -> tuple[tuple[DetailPass, DetectorFile], ...]:
     return tuple(made)
 
 
-def detail_stage(settings: Settings, route: Route, seed: int, checkpoint: Checkpoint, at: At) -> DetailStage | None:
-    """The stage of the passes that run at that place; None where there are none."""
+def detail_stage(
+    settings: Settings,
+    route: Route,
+    seed: int,
+    checkpoint: Checkpoint,
+    at: At,
+    from_image: Callable[[str], bool] = lambda name: False,
+) -> DetailStage | None:
+    """The stage of the passes that run at that place; None where there are none. `from_image`: as in find_extras."""
     chosen_ = [(one, found) for one, found in resolved(settings) if one.at == at]
     if not chosen_:
         return None
     step = route.steps[0] if at == "hires" else route.steps[-1]
-    family, tiled, factor = checkpoint.family, settings.tiled, checkpoint.vae_factor
+    means = [means_of(one, settings, seed, checkpoint, from_image) for one, _ in chosen_]
+    families, tiled = [one.checkpoint.family for one in means], settings.tiled
     sliced = DetailSlice(
         passes=tuple(one for one, _ in chosen_),
         weights=tuple(found.weights if not found.files else "" for _, found in chosen_),
@@ -223,21 +249,15 @@ def detail_stage(settings: Settings, route: Route, seed: int, checkpoint: Checkp
         clip_skip=settings.model.clip_skip,
         emphasis=settings.model.emphasis,
         dtype=settings.model.dtype,
-        model_vae=settings.model.vae,
+        vae=tuple(one.vae for one in means),
         first_steps=settings.generate.steps,
         size=step.crop.size,
         factor=(step.size.width / route.source.width, step.size.height / route.source.height),
         shift=(step.crop.x0, step.crop.y0),
-        native=max(family.native, LEAST),
-        tile=(
-            (tiled.tile_min or family.tile_min) // factor,
-            (tiled.tile_max or family.tile_max) // factor,
-            -(-tiled.overlap // factor),
-            family.multiple,
-        ),
+        native=tuple(max(family.native, LEAST) for family in families),
+        tile=tuple((*tile_range(tiled, family), tiled.overlap) for family in families),
     )
-    own = [inspect(one.checkpoint) if one.checkpoint else checkpoint for one, _ in chosen_]
-    return DetailStage(f"detail.{at}", sliced, [found for _, found in chosen_], own)
+    return DetailStage(f"detail.{at}", sliced, [found for _, found in chosen_], means)
 
 
 def output_regions(facts: Mapping[str, Any], name: str, route: Route) -> list[dict[str, Any]]:
@@ -268,22 +288,15 @@ def _denoise(one: DetailPass, region: Region, size: Size) -> float:
     return min(1.0, one.denoise * (1 - share) ** one.dynamic_denoise)
 
 
-def _split(text: str, main: str, count: int) -> list[str | None]:
-    """A prompt per region: [SEP] splits, the last part repeats; [PROMPT] is the main prompt; None for [SKIP]."""
-    parts = [part.strip() for part in re.split(r"\s*\[SEP\]\s*", text)]
-    made: list[str | None] = []
-    for i in range(count):
-        part = parts[min(i, len(parts) - 1)]
-        made.append(None if part == "[SKIP]" else part.replace("[PROMPT]", main) if part else main)
-    return made
+def _batches(jobs: Sequence[Job], most: int, pixels: int) -> list[list[Job]]:
+    """Runs of jobs that may go together, in their order: one kind, no shared pixel, at most `most`.
 
-
-def _batches(jobs: Sequence[Job], most: int) -> list[list[Job]]:
-    """Runs of jobs that may go together: one kind, no shared pixel, at most `most`, in their order."""
+    One of more than `pixels` goes alone: it is cut into tiles.
+    """
     batches: list[list[Job]] = []
     for job in jobs:
         last = batches[-1] if batches else []
-        fits = last and len(last) < most and last[0].kind == job.kind
+        fits = last and len(last) < most and last[0].kind == job.kind and job.crop.work.pixels <= pixels
         if fits and not any(overlaps(job.crop, other.crop) for other in last):
             last.append(job)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,24 @@ def find_extras(
     `from_image` says whether a setting ("generate.prompt") was filled in by the image's metadata. What such a setting
     names and isn't there, or is of another family, is a note. Raises MissingError or ConfigError for the rest.
     """
+    return extras_of(settings, tuple(_prompts(settings, step, from_image)), values, family, from_image)
+
+
+def extras_of(
+    settings: Settings,
+    texts: Sequence[tuple[str, bool]],
+    values: SamplingPass,
+    family: str,
+    from_image: Callable[[str], bool],
+) -> Extras:
+    """As `find_extras`, with tags from `texts`: the prompt's parts, and of each whether the user wrote it."""
     notes: list[str] = []
     found: list[Lora] = []
     folder = Path(settings.model.lora_folder).expanduser()
     for reference in values.loras:
         name, text, unet = lora.from_setting(reference)
         found.append(_checked(Lora(name, lora.find(name, folder, as_path=True), text, unet), family))
-    for text, required in _prompts(settings, step, from_image):
+    for text, required in texts:
         if alone := syntax.unpaired(syntax.without_tags(text)[0]):
             notes.append(f"{alone} of the prompt's brackets have no partner; those that open close at its end.")
         for tag in syntax.without_tags(text)[1]:
@@ -58,7 +69,7 @@ def find_extras(
                 if required:
                     raise
                 notes.append(f"{error.message} Its metadata names it; it was left out.")
-    words = _embeddings(settings, step, values, from_image)
+    words = _embeddings(settings, texts, values, from_image)
     return Extras(lora.merged(found), words, tuple(dict.fromkeys(notes)))
 
 
@@ -88,12 +99,15 @@ def _prompts(settings: Settings, step: str, from_image: Callable[[str], bool]) -
 
 
 def _embeddings(
-    settings: Settings, step: str, values: SamplingPass, from_image: Callable[[str], bool]
+    settings: Settings,
+    texts: Sequence[tuple[str, bool]],
+    values: SamplingPass,
+    from_image: Callable[[str], bool],
 ) -> tuple[Embedding, ...]:
     folder = Path(settings.model.embedding_folder).expanduser()
     text = f"{syntax.without_tags(values.prompt)[0]}\n{syntax.without_tags(values.negative_prompt)[0]}"
     # A word is a word: whoever wrote the prompt, only what the user wrote can be an error.
-    own = all(required for _, required in _prompts(settings, step, from_image))
+    own = all(required for _, required in texts)
     required = own and not from_image("generate.negative_prompt")
     return tuple(replace(one, required=required) for one in found_in(text, folder))
 

@@ -37,8 +37,8 @@ def stages_of(
             extras = replace(extras, notes=(*extras.notes, *swap_notes(step.name, values, checkpoint, own)))
         stages.append(PassStage(step.name, pass_settings(settings, step, values, own), own, extras))
         if step.name == "hires":
-            stages += _detail(settings, route, seed, checkpoint, "hires")
-    stages += _detail(settings, route, seed, checkpoint, "final")
+            stages += _detail(settings, route, seed, checkpoint, "hires", from_image)
+    stages += _detail(settings, route, seed, checkpoint, "final", from_image)
     if settings.check.enabled:
         checked = CheckSettings(
             only=settings.check.only,
@@ -55,6 +55,8 @@ def stages_of(
     return tuple(stages)
 
 
-def _detail(settings: Settings, route: Route, seed: int, checkpoint: Checkpoint, at: At) -> list[Stage]:
-    stage = detail_stage(settings, route, seed, checkpoint, at) if settings.detail.passes else None
+def _detail(
+    settings: Settings, route: Route, seed: int, checkpoint: Checkpoint, at: At, from_image: Callable[[str], bool]
+) -> list[Stage]:
+    stage = detail_stage(settings, route, seed, checkpoint, at, from_image) if settings.detail.passes else None
     return [stage] if stage else []

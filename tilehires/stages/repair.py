@@ -11,23 +11,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tilehires.config.control import ControlNetUse
 from tilehires.diffusion import prompts, samplers, sampling
 from tilehires.diffusion.components import Diffusion
+from tilehires.diffusion.control import Control
+from tilehires.diffusion.controlnets import ControlNetFile
+from tilehires.diffusion.family import Family
 from tilehires.diffusion.inpaint import Inpaint, sees_mask
 from tilehires.diffusion.noise import CanvasNoise
 from tilehires.diffusion.syntax import Count
 from tilehires.errors import ImageError
 from tilehires.geometry import Box, Size
 from tilehires.stages import Tools
+from tilehires.stages.controls import at_work
 from tilehires.stages.crops import Crop, matched, paste, resized, soft
+from tilehires.stages.cutting import cut
+from tilehires.stages.extras import Fitted
 from tilehires.stages.pixels import Passages, to_latents, to_pixels
 from tilehires.tiling.engine import TiledDenoiser
-from tilehires.tiling.grid import TileGrid, elastic_grid
+from tilehires.tiling.grid import TileGrid
 
 
 @dataclass(frozen=True)
 class Work:
-    """How a pass samples; `tile`: (least, largest, overlap, multiple) in cells for regions larger than the native size."""
+    """How a pass samples; `tile`: (least, largest, overlap) in pixels, for regions larger than the model's size."""
 
     name: str
     steps: int
@@ -35,13 +42,21 @@ class Work:
     cfg: float
     sampler: str
     scheduler: str
-    family: str
-    encoding: prompts.Encoding
+    family: Family
+    clip_skip: int
+    emphasis: prompts.Emphasis
     noise_multiplier: float
     mask_blur: int
     native: int
-    tile: tuple[int, int, int, int]
+    tile: tuple[int, int, int]
     time_ids: Literal["tile", "global", "crop"] = "tile"
+    controlnets: tuple[ControlNetUse, ...] = ()
+    nets: tuple[ControlNetFile, ...] = ()
+
+    @property
+    def most(self) -> int:
+        """Pixels that go through the model in one piece."""
+        return max(self.native, self.tile[1]) ** 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,12 +102,12 @@ class Repaired:
     degradations: tuple[str, ...]
 
 
-def repair(image: NDArray[np.float32], jobs: Sequence[Job], model: Diffusion, work: Work, tools: Tools) -> Repaired:
+def repair(image: NDArray[np.float32], jobs: Sequence[Job], ready: Fitted, work: Work, tools: Tools) -> Repaired:
     """Repair regions of one kind, whose crops share no pixel, in `image` (HWC, in place).
 
     One whose pixels came back as no numbers is left as it was.
     """
-    first = jobs[0]
+    first, model = jobs[0], ready.model
     size = first.crop.work
     befores = [np.ascontiguousarray(image[job.crop.box.slices]) for job in jobs]
     scaled = [resized(before, size).clip(0, 1) for before in befores]
@@ -106,14 +121,18 @@ def repair(image: NDArray[np.float32], jobs: Sequence[Job], model: Diffusion, wo
         first.negative,
         guided=work.cfg > 1,
         count=Count(steps.run, before=work.first_steps, later=True),
-        encoding=work.encoding,
+        encoding=prompts.Encoding(work.clip_skip, work.emphasis, ready.embeddings),
     )
-    with tools.bay.on_device(model.unet):
+    controls: tuple[Control, ...] = ()
+    if work.nets:
+        hint = torch.from_numpy(np.stack(scaled)).permute(0, 3, 1, 2)
+        controls = at_work(work.controlnets, work.nets, tools.bay, hint)
+    with tools.bay.on_device(model.unet, *(control.model for control in controls)):
         made = sampling.sample(
             model,
             _repeated(course, len(jobs)).at,
             latents,
-            scheduler=samplers.make(work.sampler, work.scheduler, model.scheduler_config, work.family),
+            scheduler=samplers.make(work.sampler, work.scheduler, model.scheduler_config, work.family.name),
             steps=steps,
             cfg=work.cfg,
             noise=RegionNoise(tuple(job.seed for job in jobs), work.name, work.noise_multiplier),
@@ -121,6 +140,7 @@ def repair(image: NDArray[np.float32], jobs: Sequence[Job], model: Diffusion, wo
             denoiser=_denoiser(size, model, work, tools),
             time_ids=work.time_ids,
             inpaint=inpaint,
+            controls=controls,
             device=tools.bay.device,
             progress=tools.progress,
             name=f"{work.name}: sampling",
@@ -178,11 +198,10 @@ def _repeated(course: prompts.Course, count: int) -> prompts.Course:
 
 
 def _denoiser(size: Size, model: Diffusion, work: Work, tools: Tools) -> TiledDenoiser:
-    cells = size.divided(model.vae_factor)
-    least, most, overlap, multiple = work.tile
-    grid = TileGrid.whole(cells)
-    if size.long_side > max(work.native, most * model.vae_factor):
-        grid = elastic_grid(cells, tile_max=most, tile_min=least, overlap=overlap, multiple=multiple)
+    if size.pixels <= work.most:
+        return TiledDenoiser(TileGrid.whole(size.divided(model.vae_factor)), tools.plan.tile_batch)
+    least, most, overlap = work.tile
+    grid = cut(size, tile_min=least, tile_max=most, overlap=overlap, factor=model.vae_factor, family=work.family)
     return TiledDenoiser(grid, tools.plan.tile_batch)
 
 
