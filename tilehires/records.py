@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from tilehires.checks.finding import Finding
@@ -71,7 +71,11 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in report.json."""
-        body = asdict(self)
+        body: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
+        for name in ("input", "output", "error"):
+            body[name] = asdict(body[name]) if body[name] else None
+        # Not asdict: it would copy the settings, which ten thousand records share.
+        body["stages"] = [{one.name: getattr(stage, one.name) for one in fields(stage)} for stage in self.stages]
         body["findings"] = [{**asdict(f), "box": f.box.as_list() if f.box else None} for f in self.findings]
         body["flagged"] = self.flagged
         return body
@@ -98,6 +102,34 @@ class Record:
             score=body.get("score"),
             review=body.get("review", ""),
         )
+
+
+VOLATILE = {
+    "run": ("started", "finished", "command", "input_folder"),
+    "summary": ("cached",),
+    "image": ("cached",),
+    "stage": ("cached", "seconds"),
+    "facts": ("peak_memory_bytes",),
+}
+"""The fields of report.json that differ between equal runs; no other does (docs/report-json.md)."""
+
+
+def comparable(report: Mapping[str, Any]) -> dict[str, Any]:
+    """report.json's content without its volatile fields: equal for two runs that made the same."""
+
+    def kept(part: Mapping[str, Any], name: str) -> dict[str, Any]:
+        return {key: value for key, value in part.items() if key not in VOLATILE[name]}
+
+    images = []
+    for image in report["images"]:
+        stages = [{**kept(one, "stage"), "facts": kept(one["facts"], "facts")} for one in image["stages"]]
+        images.append({**kept(image, "image"), "stages": stages})
+    return {
+        **report,
+        "run": kept(report["run"], "run"),
+        "summary": kept(report["summary"], "summary"),
+        "images": images,
+    }
 
 
 def _file(body: Mapping[str, Any]) -> FileRecord:

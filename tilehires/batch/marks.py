@@ -125,6 +125,11 @@ class Marks:
             return config
         return config.with_layer(kept.values, "redone after review", Rank.SIDECAR)
 
+    def key(self, image: str) -> str:
+        """One text for what a review has changed about the making of that image."""
+        kept = self._kept.get(image)
+        return json.dumps([kept.due, kept.values], sort_keys=True) if kept else ""
+
     def reviewed(self, record: Record) -> Record:
         """The record with its review, where it is of just that output."""
         kept = self._kept.get(record.id)

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tilehires import detectors
 from tilehires.batch.determinism import deterministic_algorithms
 from tilehires.batch.discover import Discovery, Found, discover
 from tilehires.batch.fence import fenced
+from tilehires.batch.finished import Finished, run_key
 from tilehires.batch.job import decoder_of, prepare
 from tilehires.batch.log import RunLog
 from tilehires.batch.marks import Mark, Marks, read_marks
@@ -35,6 +37,8 @@ from tilehires.records import ErrorRecord, FileRecord, Record
 from tilehires.scratch import Scratch
 from tilehires.stages import Tools
 
+REPORT_EVERY = 600.0
+"""Seconds between two reports of a run that goes on."""
 STAGES = ("hires", "detail", "tiled", "check")
 
 
@@ -112,6 +116,17 @@ class _Run:
             decoder=decoder,
         )
 
+        self.finished = self._finished(setup)
+        self.reported, self.report_took = time.monotonic(), 0.0
+
+    def _finished(self, setup: Setup) -> Finished:
+        """What earlier runs finished, as far as it is what this one would make."""
+        model = setup.config.settings.model
+        configs = [file for one in setup.checkpoints for file in one.configs]
+        depends = (*configs, Path(model.lora_folder), Path(model.embedding_folder), detectors.FOLDER)
+        key = run_key(setup.config.settings, setup.config.origins, self.context.environment, depends)
+        return Finished(self.workspace.finished, key, self.workspace.output, self.workspace.hashes)
+
     def all(self) -> Summary:
         """Every image in turn, then the report."""
         settings = self.config.settings.run
@@ -163,13 +178,17 @@ class _Run:
 
         def work() -> Record:
             with time_limit(self.config.settings.run.image_time_limit, image.id):
-                record = self._standing(image)
+                own = self.marks.key(image.id)
+                record = self._standing(image) or (None if self.options.force else self.finished.find(image, own))
                 if record is None:
                     config = self.marks.config(image.id, self.config)
                     job = prepare(image, config, self.setup.checkpoint, self.workspace.hashes, self.context.decoder)
                     spaces.append(space_of(job))
                     record = process(job, self.context)
                     self.marks.finished(image.id)
+                    hashes = self.workspace.hashes
+                    models = {str(path): hashes.sha256(path) for stage in job.stages for path in stage.models}
+                    record = self.finished.add(image, record, models, self.marks.key(image.id))
                 return record
 
         def note(text: str) -> None:
@@ -185,7 +204,8 @@ class _Run:
         record = self._failed(image, made) if isinstance(made, ErrorRecord) else made
         record = self.marks.reviewed(record)
         self.records.append(record)
-        self.context.store.trim()
+        if not record.cached:
+            self.context.store.trim()
         self.log.event(
             "image",
             id=image.id,
@@ -196,6 +216,7 @@ class _Run:
             error=record.error.message if record.error else None,
         )
         self.progress.end_image("cached" if record.cached else record.status)
+        self._now_and_then()
 
     def _failed(self, image: Found, error: ErrorRecord) -> Record:
         self.progress.note(f"{image.id}: {error.message} {error.hint}".rstrip())
@@ -203,8 +224,19 @@ class _Run:
         self.workspace.write_record(record)
         return record
 
+    def _now_and_then(self) -> None:
+        """The report of a night that goes on, so seldom that it takes a twentieth of the time at most."""
+        if time.monotonic() - self.reported > max(REPORT_EVERY, 20 * self.report_took):
+            self._report(False)
+
     def _close(self, interrupted: bool) -> Summary:
         """The report and the summary of what was done until now."""
+        summary = self._report(interrupted)
+        self.log.event("end", **summary.counts(), left=summary.left, interrupted=interrupted)
+        return summary
+
+    def _report(self, interrupted: bool) -> Summary:
+        began = time.monotonic()
         skipped = [
             Record(file.id, FileRecord(file.id, (0, 0), ""), None, "skipped", notes=(file.reason,))
             for file in self.found.skipped
@@ -225,7 +257,8 @@ class _Run:
             setup=self.setup,
             decoder=self.context.decoder,
         )
-        self.log.event("end", **summary.counts(), left=left, interrupted=interrupted)
+        self.reported = time.monotonic()
+        self.report_took = self.reported - began
         return Summary(records, left, interrupted, self.config.settings.run.strict, str(page))
 
 

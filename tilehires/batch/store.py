@@ -63,6 +63,7 @@ class Store:
         self._folder = folder
         self._limit = limit
         self._scratch = scratch or Scratch()
+        self._total: int | None = None  # of the artefacts, in bytes, once they were looked through
 
     def peek(self, key: str) -> Entry | None:
         """What is recorded of a result, without its pixels; None when there is no readable record."""
@@ -97,6 +98,8 @@ class Store:
             with atomic(self._artefact(key)) as stream:
                 crc, pixels = self._write(stream, result.pixels)
             result = StageResult(pixels, result.facts, result.findings)
+            if self._total is not None:
+                self._total += self._artefact(key).stat().st_size
         findings = [{**asdict(f), "box": f.box.as_list() if f.box else None} for f in result.findings]
         body = {
             "stage": stage.name,
@@ -133,13 +136,15 @@ class Store:
 
     def trim(self) -> None:
         """Drop the oldest artefacts until the rest is within the limit. Their records stay: they are small, and tell."""
+        if self._total is not None and self._total <= self._limit:
+            return  # looking through ten thousand files after each of ten thousand images would take the night
         files = [(status.st_mtime_ns, status.st_size, path) for path, status in self._artefacts()]
-        total = sum(size for _, size, _ in files)
+        self._total = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
-            if total <= self._limit:
+            if self._total <= self._limit:
                 return
             path.unlink(missing_ok=True)
-            total -= size
+            self._total -= size
 
     def _artefacts(self) -> list[tuple[Path, os.stat_result]]:
         return [(path, path.stat()) for kind in ("npy", "steps") for path in self._folder.glob(f"*/*.{kind}")]

@@ -40,6 +40,7 @@ class Workspace:
         self._made: dict[str, set[str]] = {}
         self.hashes = HashMemory(self.root / "hashes.jsonl")
         self.marks = self.root / "marks.json"
+        self.finished = self.root / "finished.jsonl"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
