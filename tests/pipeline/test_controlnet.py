@@ -244,3 +244,28 @@ def test_a_run_with_a_controlnet_end_to_end(place: Workplace) -> None:
     ended = place.run(*words, "--set", f"tiled.controlnet={other}", output=place.root / "never")
     assert ended.code == ExitCode.MISSING and "doesn't fit the checkpoint" in ended.err
     assert not outputs(place.root / "never")
+
+
+@pytest.mark.parametrize("redraw", ["linear", "fused"])
+def test_what_hires_hands_down_works_in_every_mode_and_in_the_seam_fix(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, redraw: str
+) -> None:
+    pipe = tiny.sd15()
+    model = tiny.write_single_file(pipe, place.root / "model.safetensors")
+    net = tiny_controlnets.write(tiny_controlnets.controlnet(pipe.unet), place.root / "net.safetensors", "original")
+    draw(place.input / "a.png", 64, 64)
+    stock, controls = sampling.sample, []
+
+    def noted(*given: Any, **named: Any) -> Any:
+        controls.append(len(named["controls"]))
+        return stock(*given, **named)
+
+    monkeypatch.setattr(sampling, "sample", noted)
+    words = ["--checkpoint", model, "--scale", "4", "--denoise", "0", "--steps", "1", "--set", "generate.cfg=1"]
+    settings = f"""hires.upscaler=Lanczos hires.controlnet={net} check.enabled=false
+        tiled.denoise=0.5 tiled.tile_min=64 tiled.tile_max=192 tiled.overlap=0 tiled.redraw={redraw}
+        tiled.redraw_padding=8 tiled.seam_fix=band tiled.seam_width=16 tiled.seam_padding=8"""
+    ended = place.run(*words, *(word for one in settings.split() for word in ("--set", one)))
+    assert ended.code == ExitCode.OK, ended.err
+    assert len(controls) > (4 if redraw == "linear" else 1), "nothing was redrawn in turn"
+    assert set(controls) == {1}

@@ -174,6 +174,62 @@ def test_a_region_that_comes_back_as_no_numbers_is_left_and_reported(
     assert (pixels(place) == before).all()
 
 
+def test_several_passes_give_the_same_bytes_again_and_when_they_were_interrupted(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = passes(FACE + "}", FACE + ", detect_on='current', prompt='a blue square'}")
+    found, calls = [face(20, 20, 44, 44), face(50, 30, 74, 54)], 0
+
+    def look(pixels: np.ndarray) -> Sequence[Detection]:
+        nonlocal calls
+        calls += 1
+        if calls == stop_at:
+            raise KeyboardInterrupt
+        return found
+
+    stop_at = 0
+    finding(monkeypatch, where=look)
+    whole, again = place.root / "whole", place.root / "again"
+    for output in (whole, again):
+        assert place.run(*PLAIN, *two, output=output).code == 0
+    assert (again / "a.png").read_bytes() == (whole / "a.png").read_bytes()
+    stop_at, calls = 2, 0
+    assert place.run(*PLAIN, *two).code == ExitCode.INTERRUPTED
+    assert not (place.output / "a.png").exists()
+    assert place.run(*PLAIN, *two).code == 0
+    assert calls == 4, "the stage begins anew"
+    assert (place.output / "a.png").read_bytes() == (whole / "a.png").read_bytes()
+
+
+def test_of_a_crowd_only_so_many_are_repaired_also_at_the_borders(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tilehires.stages import detail
+
+    monkeypatch.setattr(detail, "MOST", 4)
+    corners = [face(0, 0, 12, 12), face(84, 0, 96, 12), face(84, 68, 96, 80), face(95, 79, 96, 80)]
+    crowd = [face(x, y, x + 6, y + 6) for x in range(12, 82, 5) for y in range(12, 68, 4)][:196]
+    finding(monkeypatch, *corners, *crowd)
+    table = FACE.replace("steps=2", "steps=1") + ", drop_size=1}"
+    assert place.run(*PLAIN, *passes(table), "--set", "run.bits=16").code == 0
+    fates = [region["fate"] for region in regions(place)]
+    assert len(fates) == 200
+    assert fates.count("repaired") == 4
+    assert fates.count("not among the first 4") == 196
+
+
+def test_the_plan_tells_of_the_passes(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    finding(monkeypatch)
+    tables = passes(FACE + ", denoise=0.5}", "{detector='face', at='final', denoise=0, steps=9}")
+    ended = place.command("plan", place.input, *PLAIN, *tables)
+    assert ended.code == 0, ended.err
+    (first,) = [line for line in ended.out.splitlines() if "detail.hires" in line]
+    (last,) = [line for line in ended.out.splitlines() if "detail.final" in line]
+    assert "192x160" in first
+    assert "face: at most 100 regions at 64x64, 2 steps each" in first
+    assert "face: detection only" in last
+
+
 def test_a_missing_detector_stops_the_run_before_the_first_image(place: Workplace) -> None:
     for name, code in (("hand.pt", ExitCode.MISSING), ("nothing", ExitCode.USAGE)):
         ended = place.run("--detail", name, *PLAIN)

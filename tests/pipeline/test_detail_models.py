@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests import loras, tiny, tiny_controlnets
 from tests.batches import Workplace, workplace
-from tests.finders import FACE, PLAIN, face, finding, paint, passes, pixels
+from tests.finders import FACE, PLAIN, face, finding, paint, passes, pixels, regions
+from tilehires.batch import runner
+from tilehires.detectors import Detection
 from tilehires.diffusion import sampling
+from tilehires.diffusion.bay import Bay
 from tilehires.diffusion.checkpoints import inspect
 from tilehires.errors import ExitCode, MissingError
 
@@ -141,3 +147,37 @@ def test_a_region_has_the_loras_of_its_own_prompt(
     ended = place.run(*PLAIN, "--checkpoint", models["plain"], *passes(FACE + ", prompt='<lora:none:1>'}"), *folder)
     assert ended.code == ExitCode.MISSING
     assert "none" in ended.err
+
+
+def test_a_detector_and_a_diffusion_model_are_never_on_the_device_together(
+    place: Workplace, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a bay would move them whose device isn't the CPU, and which leaves models there after their work."""
+    there: set[str] = set()
+    most: list[set[str]] = []
+
+    class Resident(Bay):
+        @contextlib.contextmanager
+        def on_device(self, *modules: torch.nn.Module) -> Iterator[None]:
+            there.update(type(module).__name__ for module in modules)
+            assert "detector" not in there
+            yield
+
+        def clear_device(self) -> None:
+            there.clear()
+
+    def look(pixels: np.ndarray) -> list[Detection]:
+        there.add("detector")
+        most.append(set(there))
+        return [face(30, 20, 54, 44)]
+
+    finding(monkeypatch, where=look)
+    monkeypatch.setattr(runner, "Bay", Resident)
+    weights = place.root / "face.pt"
+    weights.write_bytes(b"stands for weights")
+    table = FACE.replace("'face'", f"'{weights}'") + "}"
+    ended = place.run(*PLAIN, *BITS, "--checkpoint", models["plain"], *passes(table, table))
+    assert ended.code == 0, ended.err
+    assert [region["fate"] for region in regions(place)] == ["repaired"] * 2
+    assert most == [{"detector"}] * len(most), "the first pass's models had to leave before the second detector came"
+    assert "UNet2DConditionModel" in there

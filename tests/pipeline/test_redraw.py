@@ -18,6 +18,7 @@ from tilehires.checks.steps import statistic
 from tilehires.config.settings import Settings, TiledSettings, hires_pass
 from tilehires.diffusion import sampling
 from tilehires.diffusion.bay import Bay
+from tilehires.diffusion.control import Control
 from tilehires.diffusion.noise import CanvasNoise
 from tilehires.diffusion.prompts import Conditioning
 from tilehires.diffusion.sampling import Sample
@@ -51,6 +52,7 @@ class Studio:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, answer: Answer) -> None:
         self.places: list[Box] = []
         self.noises: list[torch.Tensor] = []
+        self.held = 0
         fold, unfold = torch.nn.PixelUnshuffle(FACTOR), torch.nn.PixelShuffle(FACTOR)
         monkeypatch.setattr(vae, "encode", lambda model, planes, **_: fold(planes))
         monkeypatch.setattr(vae, "decode", lambda model, latents, **_: unfold(latents))
@@ -60,6 +62,10 @@ class Studio:
             self.noises.append(given["noise"].start(tuple(latents.shape)))
             assert given["size"] == CANVAS
             assert given["place"].size == Size(latents.shape[-1], latents.shape[-2])
+            for control in given["controls"]:
+                held = (unfold(latents) + 1) / 2
+                assert (control.part(given["place"].scale(FACTOR)) - held).abs().max() <= 1e-6
+                self.held += 1
             mask, original = given["inpaint"].mask, given["inpaint"].original
             made = answer(latents, given["place"], len(self.places) - 1)
             return Sample((1 - mask) * original + mask * made, given["steps"])
@@ -69,14 +75,15 @@ class Studio:
         monkeypatch.setattr(module, "latent_channels", lambda model: 3 * FACTOR**2)
         monkeypatch.setattr(module.samplers, "make", lambda *_: None)
 
-    def paint(self, pixels: np.ndarray, patches: Any, name: str = "tiled.1: redraw") -> np.ndarray:
+    def paint(self, pixels: np.ndarray, patches: Any, name: str = "tiled.1: redraw", hint: bool = False) -> np.ndarray:
         model: Any = SimpleNamespace(vae_factor=FACTOR, vae=None, unet=None, scheduler_config={})
         tools: Any = SimpleNamespace(bay=Bay("cpu"), progress=Silent())
         values = hires_pass(Settings(), 5)
         condition = Conditioning(torch.zeros(1, 1, 1), None, False)
         painter = Painter(model, lambda step: condition, values, CANVAS, "tile", "whole", tools, "sd1")
         made = pixels.copy()
-        painter.redraw(made, patches, 0.35, name)
+        controls = (Control(torch.nn.Identity(), torch.from_numpy(made).permute(2, 0, 1)[None]),) if hint else ()
+        painter.redraw(made, patches, 0.35, name, controls)
         return made
 
 
@@ -121,6 +128,13 @@ def test_crops_come_in_the_order_of_the_layout(monkeypatch: pytest.MonkeyPatch) 
         assert [place.scale(FACTOR) for place in studio.places] == [patch.crop for patch in parts.tiles]
         rows = [box[1] for box in parts.facts(redrawing(redraw=mode), Box.of(SIZE))["tiles"]]
         assert rows == sorted(rows), "facts list tiles row by row, whatever the order of the work"
+
+
+def test_a_controlnet_sees_the_picture_as_it_is_when_a_patchs_turn_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    patches = cut(redrawing(redraw="linear")).tiles
+    studio = Studio(monkeypatch, lambda latents, place, number: 1 - latents)
+    studio.paint(picture(), patches, hint=True)
+    assert studio.held == len(patches) > 1
 
 
 def test_a_tiles_noise_is_the_canvas_noise_at_its_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,6 +156,11 @@ def finding(severity: str, box: list[int] | None) -> dict[str, Any]:
     return {"check": "seam", "severity": severity, "value": 2.5, "limit": 1.66, "box": box, "message": "A tile border."}
 
 
+def region(kind: str, fate: str) -> dict[str, Any]:
+    outline = [[40, 40], [80, 44], [80, 90], [36, 90]]
+    return {"kind": kind, "box": [40, 40, 80, 90], "score": 0.9, "fate": fate, "stage": "hires", "outline": outline}
+
+
 def make(folder: Path) -> Path:
     """A small run on disk: five images of which one failed, two are flagged, one has a hostile name."""
     images = []
@@ -185,6 +190,8 @@ def make(folder: Path) -> Path:
                 "findings": [],
             }
         )
+    images[0]["regions"] = [region("face", "repaired"), region("hand", "below confidence (0.20 of 0.30)")]
+    images[0]["stages"][0]["facts"]["regions"] = images[0]["regions"]
     images[1] |= {"flagged": True, "findings": [finding("warning", [100, 100, 200, 400])]}
     images[2] |= {"flagged": True, "findings": [finding("info", None), finding("error", [10, 10, 60, 60])]}
     images[0]["score"], images[1]["score"] = 40.0, 99.7
@@ -315,6 +322,27 @@ def test_findings_are_boxed_and_cropped(browser: Browser, page: Path) -> None:
     assert browser.evaluate(shown) == ["hidden"]
     browser.evaluate("document.querySelector('.finding-button:not(:disabled)').click()")
     assert browser.evaluate(ZOOM) == "400 %", "a click on a finding goes to its place"
+
+
+def test_detections_are_boxed_outlined_and_listed_with_their_fates(browser: Browser, page: Path) -> None:
+    browser.open(page, "#image/plain.png")
+    browser.until(LOADED)
+    drawn = "[...document.querySelectorAll('#overlay %s')].map((n) => %s)"
+    shown = "getComputedStyle(n).visibility"
+    assert browser.evaluate(drawn % (".region", shown)) == ["visible"] * 2
+    assert browser.evaluate(drawn % ("polygon.mask", shown)) == ["visible"], "only what was repaired has a mask"
+    points = browser.evaluate(drawn % ("polygon.mask", "[...n.points].map((p) => [p.x, p.y])"))
+    assert points == [region("", "")["outline"]]
+    corner = browser.evaluate(drawn % (".region", "[n.getAttribute('x'), n.getAttribute('width')]"))[0]
+    assert corner == ["40", "40"]
+    listed = browser.evaluate("document.getElementById('panel').textContent")
+    for said in ("face", "repaired", "hand", "below confidence (0.20 of 0.30)"):
+        assert said in listed
+    assert "[object Object]" not in listed
+    browser.evaluate(
+        "[...document.querySelectorAll('#panel button.row')].find((b) => /hand/.test(b.textContent)).click()"
+    )
+    assert browser.evaluate(ZOOM) == "400 %", "a click on a detection goes to its place"
 
 
 def test_a_failed_image_shows_its_error_and_hint(browser: Browser, page: Path) -> None:

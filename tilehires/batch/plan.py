@@ -15,6 +15,7 @@ from tilehires.config import Config
 from tilehires.errors import ImageError
 from tilehires.images import suffix_of
 from tilehires.memory import GIB, parse_bytes
+from tilehires.stages.detail import MOST, DetailStage
 from tilehires.stages.redenoise import PassStage
 from tilehires.stages.redraw import Layout
 
@@ -46,13 +47,31 @@ class PlannedStage:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedDetail:
+    """The detail passes at one place; how many regions there will be, the detectors will tell."""
+
+    name: str
+    size: str
+    passes: tuple[tuple[str, str, int], ...]
+
+    def line(self) -> str:
+        rows = (
+            f"{detector}: at most {MOST} regions at {size}, {steps} steps each"
+            if steps
+            else f"{detector}: detection only"
+            for detector, size, steps in self.passes
+        )
+        return f"  {self.name:<8} {self.size:<12} {'; '.join(rows)}"
+
+
+@dataclass(frozen=True, slots=True)
 class ImagePlan:
     """One image's way; `error` where it can't be done."""
 
     id: str
     output: str
     sizes: str
-    stages: tuple[PlannedStage, ...]
+    stages: tuple[PlannedStage | PlannedDetail, ...]
     memory: str
     space: Space
     error: str = ""
@@ -91,19 +110,25 @@ def disk_line(config: Config, rows: Sequence[ImagePlan], output: Path) -> str:
 
 def _planned(job: Job, setup: Setup) -> ImagePlan:
     stages = tuple(
-        PlannedStage(
-            stage.name,
-            str(stage.settings.size),
-            stage.layout(stage.checkpoint.vae_factor),
-            setup.plan.tile_batch,
-            stage.steps.run if stage.settings.values.denoise > 0 else 0,
-            stage.seam_steps.run,
-            stage.settings.vae_mode,
-        )
+        _planned_stage(stage, setup.plan.tile_batch)
         for stage in job.stages
-        if isinstance(stage, PassStage)
+        if isinstance(stage, PassStage | DetailStage)
     )
     memory = f"{setup.plan.peak / GIB:.2f} of {setup.plan.budget / GIB:.1f} GiB on {setup.device}"
     return ImagePlan(
         job.id, job.found.output, f"{job.route.source} -> {job.route.target}", stages, memory, space_of(job)
+    )
+
+
+def _planned_stage(stage: PassStage | DetailStage, batch: int) -> PlannedStage | PlannedDetail:
+    if isinstance(stage, DetailStage):
+        return PlannedDetail(stage.name, str(stage.settings.size), stage.planned())
+    return PlannedStage(
+        stage.name,
+        str(stage.settings.size),
+        stage.layout(stage.checkpoint.vae_factor),
+        batch,
+        stage.steps.run if stage.settings.values.denoise > 0 else 0,
+        stage.seam_steps.run,
+        stage.settings.vae_mode,
     )

@@ -212,8 +212,6 @@ class TiledSettings(PassSettings):
     def _ordered(self) -> Self:
         if self.tile_min and self.tile_max and self.tile_min > self.tile_max:
             raise ValueError(f"tile_min = {self.tile_min} is more than tile_max = {self.tile_max}")
-        if self.controlnet and self.redraw != "fused":
-            raise ValueError(f'controlnet works with redraw = "fused" only, not "{self.redraw}"')
         return self
 
 

@@ -38,6 +38,11 @@ class DetectorFile:
         """The weight file, for fingerprints; none for the built-in one."""
         return () if self.weights == BUILTIN else (Path(self.weights),)
 
+    @property
+    def on_device(self) -> bool:
+        """Whether it works on the run's device; the others do on the CPU."""
+        return Path(self.weights).suffix.lower() in YOLO
+
 
 def shipped() -> dict[str, Path]:
     """The TOMLs that come with tilehires, by name: the repository's detectors/ or an installed package's copy of it."""

@@ -106,7 +106,10 @@ class Bay:
             descriptor = load(path)
             descriptor.to(self.device, fitting_dtype(descriptor, self.dtype))
             self._upscaler = (path, descriptor)
-        return self._upscaler[1]
+        descriptor = self._upscaler[1]
+        if descriptor.device != self.device:
+            descriptor.to(self.device)
+        return descriptor
 
     @contextlib.contextmanager
     def on_device(self, *modules: nn.Module) -> Iterator[None]:
@@ -122,6 +125,12 @@ class Bay:
             for module in modules:
                 module.to("cpu")
             self._collect()
+
+    def clear_device(self) -> None:
+        """Bring every model to host memory, and give back what the device's allocator keeps."""
+        if self._upscaler and self._upscaler[1].device.type != "cpu":
+            self._upscaler[1].to("cpu")
+        self._collect()
 
     def free(self) -> None:
         """Let go of everything."""

@@ -177,12 +177,13 @@ function stagesSection(image) {
   if (!image.stages.length) return null;
   const longest = Math.max(...image.stages.map((stage) => stage.seconds || 0), 1e-9);
   const rows = image.stages.map((stage) => {
-    const { tiles = [], degradations = [], ...rest } = stage.facts || {};
+    const { tiles = [], regions = [], degradations = [], ...rest } = stage.facts || {};
     const meter = el("meter", { min: 0, max: longest, value: stage.seconds || 0 });
     const head = el("summary", {}, el("b", {}, visible(stage.name)), meter,
       el("span", { class: "muted" }, stage.cached ? "from cache" : duration(stage.seconds || 0)));
     const lines = Object.entries(rest);
     if (tiles.length) lines.push(["tiles", tiles.length]);
+    if (regions.length) lines.push(["detections", regions.length]);
     lines.push(...Object.entries(stage.environment || {}), ["fingerprint", String(stage.fingerprint || "").slice(0, 16)]);
     const warned = degradations.length ? el("p", { class: "warn" }, "Degraded: " + plain(degradations)) : null;
     return el("li", {}, el("details", {}, head, facts(lines)), warned);

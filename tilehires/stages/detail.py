@@ -15,12 +15,12 @@ from tilehires.checks import Finding
 from tilehires.config.detail import DetailPass
 from tilehires.config.settings import SamplingPass, Settings, hires_pass
 from tilehires.detectors import Detection, DetectorFile
-from tilehires.diffusion import prompts
+from tilehires.diffusion import prompts, sampling
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.errors import ConfigError, TilehiresError
 from tilehires.geometry import Box, Size
 from tilehires.stages import Source, StageResult, Tools
-from tilehires.stages.crops import crop_of, mask_in, overlaps
+from tilehires.stages.crops import MULTIPLE, crop_of, mask_in, overlaps
 from tilehires.stages.cutting import tile_range
 from tilehires.stages.extras import fitted
 from tilehires.stages.means import Means, means_of
@@ -100,6 +100,17 @@ class DetailStage:
             files += means.files if one.denoise > 0 else ()
         return tuple(dict.fromkeys(files))
 
+    def planned(self) -> tuple[tuple[str, str, int], ...]:
+        """Of each pass: its detector, the size at which regions are repaired, and the steps for each."""
+        rows = []
+        for number, one in enumerate(self.settings.passes):
+            work = self._work(number, one)
+            size = Size(one.width or work.native, one.height or work.native)
+            shape = str(size.ceil_to(MULTIPLE)) if one.match_size == "off" or one.width else f"{work.native}² pixels"
+            steps = sampling.exact_steps(work.steps, one.denoise).run if one.denoise > 0 else 0
+            rows.append((one.detector, shape, steps))
+        return tuple(rows)
+
     def run(self, image: StageResult, source: Source, tools: Tools) -> StageResult:
         pixels, regions = image.pixels, []
         findings: list[Finding] = []
@@ -112,6 +123,8 @@ class DetailStage:
             except torch.OutOfMemoryError:
                 raise
             except _BROKEN as error:
+                if isinstance(error, RuntimeError) and "memory" in str(error).lower():
+                    raise  # an allocator that isn't CUDA's
                 said = str(error).strip().splitlines() or [type(error).__name__]
                 message = f"The detector {one.detector} failed, and nothing was looked for with it: {said[0][:200]}"
                 findings.append(Finding("detail", "warning", 1, 0, None, message))
@@ -133,7 +146,10 @@ class DetailStage:
         self, number: int, one: DetailPass, current: np.ndarray, source: Source, tools: Tools
     ) -> tuple[Detection, ...]:
         """Detections in pixels of the stage's image; those of half the confidence too, so that their fate is told."""
-        detector = detectors.make(self._found[number], str(tools.bay.device))
+        found_file = self._found[number]
+        if found_file.on_device:
+            tools.bay.clear_device()  # it and a diffusion model never share a card
+        detector = detectors.make(found_file, str(tools.bay.device))
         tools.progress.begin(f"{self.name}: looking for {one.detector}", 1)
         s = self.settings
         on_input = one.detect_on == "input"
@@ -141,6 +157,8 @@ class DetailStage:
             found = detector.detect(source.pixels if on_input else current, confidence=one.confidence / 2)
         finally:
             detector.close()
+            if found_file.on_device:
+                tools.bay.clear_device()
         tools.progress.advance()
         if not on_input:
             return found

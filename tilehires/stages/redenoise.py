@@ -93,7 +93,7 @@ def pass_settings(settings: Settings, step: Step, values: SamplingPass, checkpoi
 class PassStage:
     """One upscale with its second pass. With denoise 0 it only upscales, and needs no diffusion model."""
 
-    version = 2
+    version = 3
     makes_pixels = True
 
     def __init__(self, name: str, settings: PassSettings, checkpoint: Checkpoint, extras: Extras | None = None) -> None:
@@ -149,7 +149,8 @@ class PassStage:
         painter = Painter(model, condition.at, values, canvas, s.time_ids, mode, tools, family)
         if upscaled is not None and parts.tiles:
             pixels, findings = upscaled, ()
-            steps = painter.redraw(pixels, parts.tiles, values.denoise, f"{self.name}: redraw")
+            nets = controls(values, self.checkpoint, tools.bay, pixels, s.size)
+            steps = painter.redraw(pixels, parts.tiles, values.denoise, f"{self.name}: redraw", nets)
         else:
             if latents is None and upscaled is not None:
                 latents = to_latents(upscaled, canvas, passages)
@@ -160,7 +161,8 @@ class PassStage:
             findings = to_pixels(made.latents, pixels, passages, fallback=upscaled)
         if parts.seams:
             np.clip(pixels, 0, 1, out=pixels)
-            painter.redraw(pixels, parts.seams, s.redraw.seam_denoise, f"{self.name}: seams")
+            nets = controls(values, self.checkpoint, tools.bay, pixels, s.size)
+            painter.redraw(pixels, parts.seams, s.redraw.seam_denoise, f"{self.name}: seams", nets)
         if wanted is not None:
             lock.lock(pixels, wanted, values.lock)
         np.clip(pixels, 0, 1, out=pixels)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from tilehires.config.settings import SamplingPass, TiledSettings
 from tilehires.diffusion import samplers, sampling
 from tilehires.diffusion.components import Diffusion
+from tilehires.diffusion.control import Control
 from tilehires.diffusion.inpaint import Inpaint, latent_channels, sees_mask
 from tilehires.diffusion.noise import CanvasNoise, CutNoise
 from tilehires.diffusion.predictor import TimeIds
@@ -131,22 +132,30 @@ class Painter:
     tools: Tools
     family: str
 
-    def redraw(self, pixels: np.ndarray, patches: Sequence[Patch], denoise: float, name: str) -> sampling.Steps:
+    def redraw(
+        self,
+        pixels: np.ndarray,
+        patches: Sequence[Patch],
+        denoise: float,
+        name: str,
+        controls: Sequence[Control] = (),
+    ) -> sampling.Steps:
         """Repaint the patches of `pixels` (float32 H×W×3 in [0, 1], changed in place), each on top of those before it.
 
-        `name`: of the pass; its noise comes from it. Where every mask is 0 no bit changes. Returns the steps run for each.
+        `name`: of the pass; its noise comes from it. `controls`: with `pixels` themselves for a hint, so that each patch is
+        held to the picture as it is when its turn comes. Where every mask is 0 no bit changes. Returns the steps run for each.
         """
         steps = sampling.exact_steps(self.values.steps, denoise)
         cells = self.canvas.divided(self.model.vae_factor)
         shape = (self.condition(0).batch, latent_channels(self.model), cells.height, cells.width)
         noise = CanvasNoise(self.values.seed, name).start(shape)
         progress = _AsOne(self.tools.progress, name, len(patches))
-        with self.tools.bay.on_device(self.model.vae, self.model.unet):
+        with self.tools.bay.on_device(self.model.vae, self.model.unet, *(one.model for one in controls)):
             for number, patch in enumerate(patches):
                 place = patch.crop.scale(1 / self.model.vae_factor)
                 drawn = CutNoise(noise[(..., *place.slices)], self.values.seed, f"{name}/{number}")
                 piece = Planes(pixels, self.canvas)[(..., *patch.crop.slices)]
-                new = self._painted(piece, patch, place, drawn, steps, progress)
+                new = self._painted(piece, patch, place, drawn, steps, progress, controls)
                 _paste(pixels, new, patch)
         return steps
 
@@ -158,6 +167,7 @@ class Painter:
         drawn: CutNoise,
         steps: sampling.Steps,
         progress: Progress,
+        controls: Sequence[Control],
     ) -> np.ndarray:
         """The crop (1×3×h×w in [-1, 1]) with the patch repainted: h×w×3 in [0, 1]."""
         model, device = self.model, self.tools.bay.device
@@ -173,6 +183,7 @@ class Painter:
             size=self.canvas,
             time_ids=self.time_ids,
             inpaint=inpaint,
+            controls=controls,
             place=place,
             device=device,
             progress=progress,
