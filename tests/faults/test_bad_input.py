@@ -145,6 +145,58 @@ def test_names_that_are_not_utf_8(place: Workplace) -> None:
     assert place.report()["summary"]["cached"] == 2
 
 
+NAMES = {
+    "[a]*?.png": "[a]*?.png",
+    "--force.png": "--force.png",
+    "-o.jpg": "-o.png",
+    "two\nlines\r\t.png": "two\nlines\r\t.png",
+    "\u202egnp.\u732b e\u0301.png": "\u202egnp.\u732b e\u0301.png",
+    "a'b\"c`$(touch ran)`;&|.png": "a'b\"c`$(touch ran)`;&|.png",
+    "%2e%2e%2fup.png": "%2e%2e%2fup.png",
+    "x" * 251 + ".png": "x" * 251 + ".png",
+    "\u732b" * 83 + "yz.png": "\u732b" * 83 + "yz.png",
+    "a..\\up\x1b[31m.png": "a..\\up\x1b[31m.png",
+}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_names_of_any_kind_for_inputs_sidecars_and_outputs(place: Workplace) -> None:
+    for number, name in enumerate(NAMES):
+        draw(place.input / name, 10, 10, number)
+        (place.input / name).with_suffix(".txt").write_text(f"prompt {number}", encoding="utf-8")
+        beside = place.input / f"{name}.toml"
+        if len(os.fsencode(beside.name)) <= 255:
+            beside.write_text("[hires]\nscale = 3\n", encoding="utf-8")
+    ended = place.run("-c", no_model(place))
+    assert ended.code == ExitCode.OK, ended.out + ended.err
+    assert set(outputs(place.output)) == set(NAMES.values())
+    assert sorted(path.name for path in place.root.iterdir()) == ["fast.toml", "in", "out"]
+    for name, image in place.images().items():
+        number = list(NAMES).index(name)
+        assert image["settings"]["generate.prompt"]["value"] == f"prompt {number}"
+        long = len(os.fsencode(name)) > 250
+        assert image["output"]["size"] == ([20, 20] if long else [30, 30])
+    assert place.run("-c", no_model(place)).code == ExitCode.OK
+    assert place.report()["summary"]["cached"] == len(NAMES)
+    assert "\x1b" not in ended.out + ended.err, "a file name may not give the terminal orders"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_names_that_are_too_long_with_another_ending(place: Workplace) -> None:
+    draw(place.input / "a.png")
+    draw(place.input / ("x" * 251 + ".png"), seed=1)
+    said = failed(place, place.run(*FAST, "--set", "run.format=webp"), "x" * 251 + ".png")
+    assert "too long" in said and "run.format" in said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_an_input_and_an_output_folder_with_odd_names(place: Workplace) -> None:
+    source, output = place.root / "-in [x]\n", place.root / "--out [y] \u732b"
+    draw(source / "-sub [1]" / "a.png")
+    assert place.run(*FAST, source=source, output=output).code == ExitCode.OK
+    assert set(outputs(output)) == {"-sub [1]/a.png"}
+
+
 def test_same_stems_do_not_collide(place: Workplace) -> None:
     draw(place.input / "photo.jpg", 10, 10)
     draw(place.input / "photo.png", 20, 20, 1)

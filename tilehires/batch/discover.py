@@ -66,7 +66,8 @@ def discover(source: Path, output: Path, *, suffix: str, follow_links: bool = Fa
     for path in taken:
         for extension in SIDECAR_SUFFIXES:
             for beside in (path.with_suffix(extension), path.with_name(path.name + extension)):
-                if beside.is_file() and beside not in sidecars.get(path, []):
+                # Path.is_file raises on a name that is too long, as that of a 255-byte one's sidecar is.
+                if os.path.isfile(beside) and beside not in sidecars.get(path, []):  # noqa: PTH113
                     sidecars.setdefault(path, []).append(beside)
     used = {beside for besides in sidecars.values() for beside in besides}
     skipped = [

@@ -129,10 +129,16 @@ class Workspace:
                 final.replace(aside)
 
     def check_ours(self, name: str) -> None:
-        """Raise ImageError when output file `name` exists and tilehires didn't make it as it is now."""
+        """Raise ImageError when output file `name` can't be one, or exists and tilehires didn't make it as it is now."""
         final = self.output / name
-        if not final.exists() and not final.is_symlink():
+        try:
+            final.lstat()
+        except (FileNotFoundError, NotADirectoryError):
             return
+        except OSError as error:
+            raise ImageError(
+                f"{final} can't be written: {error.strerror}.", hint="Rename the input, or choose another run.format."
+            ) from error
         made = self._made.get(name, set())
         if not final.is_file() or final.is_symlink() or self.hashes.sha256(final) not in made:
             raise ImageError(

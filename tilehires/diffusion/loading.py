@@ -90,6 +90,7 @@ def load_vae(path: Path, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise MissingError(f"{path} is no VAE's folder: it holds no config.json.", hint="Check model.vae.")
+        weights_of(path)  # says that it holds pickles alone, where it does
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         kind = AutoencoderTiny if config.get("_class_name") == "AutoencoderTiny" else AutoencoderKL
         return kind.from_pretrained(path, local_files_only=True, torch_dtype=dtype, use_safetensors=True)
