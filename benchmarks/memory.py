@@ -10,49 +10,19 @@ gives the peak per latent cell and batch entry at growing canvases; the planner 
 from __future__ import annotations
 
 import json
-import weakref
-from collections import Counter
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from tilehires.diffusion.checkpoints import BUILTIN_FOLDER
 from tilehires.diffusion.family import BUILTIN, FAMILIES, Family
 from tilehires.diffusion.loading import CONFIGS
+from tilehires.tiling.live import LiveBytes
 
 CELLS = (64, 96, 128, 192, 256)
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the storages that live tensors made inside hold; `peak` is the most at any moment."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self._users: Counter[int] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                key, size = storage._cdata, storage.nbytes()
-                if not self._users[key]:
-                    self.live += size
-                    self.peak = max(self.peak, self.live)
-                self._users[key] += 1
-                weakref.finalize(tensor, self._freed, key, size)
-        return result
-
-    def _freed(self, key: int, size: int) -> None:
-        self._users[key] -= 1
-        if not self._users[key]:
-            self.live -= size
 
 
 def fused_attention() -> Any:

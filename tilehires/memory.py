@@ -1,14 +1,18 @@
-"""The planner: how many tiles go through the model at once, and what that will take.
+"""The planner: how many tiles go through the model at once, what stays on the device, and what that will take.
 
-Pure arithmetic: the plan follows from (device, declared budget, size, settings), never from what happens to be free, so that the
-same machine gives the same plan. Peak ≈ weights + batch · cells · k, exact over 64–256 latents on meta tensors for the UNets
-measured; until it is calibrated on a GPU, a factor of 1.3 and 0.6 GiB are added on accelerators.
+Pure arithmetic: the plan follows from (device, declared budget, size, settings), never from what happens to be free, so that
+the same machine gives the same plan. A model's peak is its weights and the work memory of one call; what each family, VAE
+and upscaler takes per cell or pixel was measured on meta tensors (benchmarks/memory.py). Until it is calibrated on a GPU
+(benchmarks/memory_gpu.py), work is counted 1.3 times and 0.6 GiB are added on accelerators; weights are known to the byte.
+A budget changes the batch and the offload only: never geometry, number format or the VAE's mode.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,22 +25,93 @@ RESERVE = int(0.6 * GIB)
 SAFETY = 1.3
 MOST_TILES = 8  # beyond this a larger batch no longer raises the speed of the GPUs we know figures of
 
+Offload = Literal["resident", "staged", "streamed"]
+OFFLOADS: tuple[Offload, ...] = ("resident", "staged", "streamed")
+MEANING: dict[Offload, str] = {
+    "resident": "all models stay on the device",
+    "staged": "one model on the device at a time",
+    "streamed": "weights go through the device layer by layer",
+}
+
 
 @dataclass(frozen=True, slots=True)
-class Need:
-    """What one denoiser call takes: bytes of resident weights, and bytes per latent cell and batch entry."""
+class Demand:
+    """Work memory in bytes of one call of a model, at most; `what` describes the call.
 
+    `setting` bounds it, by a side of `side` pixels ("": nothing does). `batched`: it is for each tile of a batch.
+    """
+
+    what: str
+    bytes: int
+    setting: str = ""
+    side: int = 0
+    batched: bool = False
+
+    def at(self, batch: int) -> int:
+        return self.bytes * (batch if self.batched else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A model that works by itself: its weights in bytes, and its demands, of which one is met at a time.
+
+    `layer`: the bytes of its largest layer, what streaming holds at once; 0: it isn't streamed.
+    """
+
+    name: str
     weights: int
-    per_cell: float
+    demands: tuple[Demand, ...]
+    layer: int = 0
+
+    def demand(self, batch: int) -> Demand:
+        """The largest."""
+        return max(self.demands, key=lambda demand: demand.at(batch))
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """What a part takes at its most: weights on the device then, and work. In bytes, margins included."""
+
+    part: str
+    what: str
+    weights: int
+    work: int
+
+    @property
+    def bytes(self) -> int:
+        return self.weights + self.work
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How the work is cut to the budget; `peak` is the predicted device memory in bytes at that batch."""
+    """How the work is cut to the budget, in bytes, and what every part then takes."""
 
     tile_batch: int
-    peak: int
+    offload: Offload
+    peaks: tuple[Peak, ...]
     budget: int
+
+    @property
+    def highest(self) -> Peak:
+        return max(self.peaks, key=lambda peak: peak.bytes)
+
+    @property
+    def peak(self) -> int:
+        """The predicted peak of device memory in bytes; host memory on a CPU."""
+        return self.highest.bytes
+
+    def lines(self) -> list[str]:
+        """For people: the choice, then a line for each part, the highest marked."""
+        tiles = f"{self.tile_batch} tile{'s' if self.tile_batch > 1 else ''} at a time"
+        head = (
+            f"{self.peak / GIB:.2f} of {self.budget / GIB:.1f} GiB: {tiles}, {self.offload} ({MEANING[self.offload]})"
+        )
+        rows = [
+            f"  {peak.part:<14} {peak.bytes / GIB:>6.2f} GiB = {peak.weights / GIB:.2f} weights + {peak.work / GIB:.2f} "
+            f"work: {peak.what}{'  <- the peak' if peak is self.highest else ''}"
+            for peak in self.peaks
+        ]
+        return [head, *rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,42 +175,69 @@ def parse_bytes(text: str, *, what: str) -> int:
     return int(float(match[1]) * UNITS[match[2]])
 
 
-def plan(
-    need: Need,
-    tile: Size,
-    tiles: int,
-    *,
-    canvas: Size,
-    budget: int,
-    guided: bool,
-    accelerator: bool,
-    asked_batch: int = 0,
-) -> Plan:
-    """Choose the tile batch for tiles of `tile` cells.
+def plan(parts: Sequence[Part], *, budget: int, accelerator: bool, asked_batch: int = 0) -> Plan:
+    """Choose the tile batch and the offload for `parts`, the models of a run or of one image. At least one part.
 
-    `canvas`: the largest canvas, in cells, that is sampled in one piece (hires.max_canvas). `guided`: classifier-free
-    guidance doubles every batch. `asked_batch`: the user's own figure, 0 for ours.
-    Raises ConfigError when one tile, or that canvas, doesn't fit the budget, with the setting that would make it fit.
+    Models stay on the device where that costs no tile of a batch; else they take turns, in as large a batch as fits; and
+    only where not even one tile does, weights are streamed. `asked_batch`: the user's own figure, 0 for ours.
+    Raises ConfigError when nothing fits the budget, with the setting that would make it fit.
     """
+    tries = list(_tries(asked_batch, accelerator=accelerator))
+    for offload, batch in tries:
+        made = Plan(batch, offload, peaks(parts, batch, offload, accelerator=accelerator), budget)
+        if made.peak <= budget:
+            return made
+    offload, batch = tries[-1]
+    raise _refusal(parts, batch, offload, budget=budget, accelerator=accelerator)
 
-    def peak(size: Size, batch: int) -> int:
-        work = need.weights + batch * (2 if guided else 1) * size.pixels * need.per_cell
-        return int(work * SAFETY + RESERVE) if accelerator else int(work)
 
-    whole = peak(canvas, 1)
-    for what, least, setting in (
-        ("One tile", peak(tile, 1), "tiled.tile_max"),
-        ("A canvas", whole, "hires.max_canvas"),
-    ):
-        if least > budget:
-            size = tile if what == "One tile" else canvas
-            raise ConfigError(
-                f"{what} of {size} cells needs {least / GIB:.1f} GiB, and the budget is {budget / GIB:.1f} GiB.",
-                hint=f"Lower {setting} (--set {setting}=…), or raise --vram (memory.ram on a CPU).",
-            )
-    if asked_batch:
-        return Plan(asked_batch, max(whole, peak(tile, asked_batch)), budget)
+def thriftiest(plans: Sequence[Plan]) -> Plan:
+    """The one that offloads most, then with the fewest tiles: it holds where any of them does."""
+    return max(plans, key=lambda one: (OFFLOADS.index(one.offload), -one.tile_batch, one.peak))
+
+
+def _tries(asked_batch: int, *, accelerator: bool) -> Iterator[tuple[Offload, int]]:
+    """From the quickest to the thriftiest."""
     # A CPU gains nothing from batches: one tile already fills its cores, and the smaller working set stays in its caches.
-    most = min(MOST_TILES, tiles) if accelerator else 1
-    batch = next(b for b in range(most, 0, -1) if peak(tile, b) <= budget)
-    return Plan(batch, max(whole, peak(tile, batch)), budget)
+    most = asked_batch or (MOST_TILES if accelerator else 1)
+    batches = (most,) if asked_batch else range(most, 0, -1)
+    yield "resident", most
+    if accelerator:
+        for batch in batches:
+            yield "staged", batch
+        for batch in batches:
+            yield "streamed", batch
+
+
+def peaks(parts: Sequence[Part], batch: int, offload: Offload, *, accelerator: bool) -> tuple[Peak, ...]:
+    """What every part takes at that batch and offload. Without an accelerator all weights are in host memory, always."""
+    together = sum(part.weights for part in parts)
+    found = []
+    for part in parts:
+        demand = part.demand(batch)
+        weights = together if offload == "resident" else part.weights
+        if offload == "streamed" and part.layer:
+            weights = 2 * part.layer  # the next layer comes before the last one's memory is given back
+        work = demand.at(batch)
+        found.append(Peak(part.name, demand.what, weights, int(work * SAFETY + RESERVE) if accelerator else work))
+    return tuple(found)
+
+
+def _refusal(parts: Sequence[Part], batch: int, offload: Offload, *, budget: int, accelerator: bool) -> ConfigError:
+    """Why it doesn't fit, and what would make it fit: a value where a setting bounds the highest part."""
+    top = max(peaks(parts, batch, offload, accelerator=accelerator), key=lambda peak: peak.bytes)
+    demand = next(part for part in parts if part.name == top.part).demand(batch)
+    larger = "--vram" if accelerator else "memory.ram"
+    hint = f"Raise {larger} to {math.ceil(top.bytes / GIB * 10) / 10:.1f}GB."
+    left = budget - top.weights
+    left = (left - RESERVE) / SAFETY if accelerator else left
+    if batch > 1 and demand.batched and demand.at(1) <= left:
+        hint = f"Lower memory.tile_batch (--set memory.tile_batch={int(left // demand.bytes)}). Or: {hint}"
+    elif demand.setting:
+        side = int(demand.side * math.sqrt(max(0.0, left) / demand.at(batch))) // 64 * 64
+        value = f" (--set {demand.setting}={side})" if side >= 256 else ""
+        hint = f"Lower {demand.setting}{value}. Or: {hint}" if value else hint
+    return ConfigError(
+        f"The {top.part} needs {top.bytes / GIB:.1f} GiB for {top.what}, and the budget is {budget / GIB:.1f} GiB.",
+        hint=hint,
+    )

@@ -69,6 +69,11 @@ class Record:
     def flagged(self) -> bool:
         return not self.review and any(finding.flags for finding in self.findings)
 
+    @property
+    def degraded(self) -> bool:
+        """Memory ran out, and a stage was made with smaller tiles than the settings say."""
+        return any(finding.check == "memory" for finding in self.findings)
+
     def to_json(self) -> dict[str, Any]:
         """As it stands in report.json."""
         body: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
@@ -78,6 +83,7 @@ class Record:
         body["stages"] = [{one.name: getattr(stage, one.name) for one in fields(stage)} for stage in self.stages]
         body["findings"] = [{**asdict(f), "box": f.box.as_list() if f.box else None} for f in self.findings]
         body["flagged"] = self.flagged
+        body["degraded"] = self.degraded
         return body
 
     @classmethod

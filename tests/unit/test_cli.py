@@ -310,7 +310,7 @@ def test_plan_prints_a_row_per_image(monkeypatch: pytest.MonkeyPatch, capsys: py
             return ["a.png -> a.png", "  hires"]
 
     seen: list[Config] = []
-    monkeypatch.setattr(planner, "plan", lambda config, source, output: seen.append(config) or [Row(), Row()])
+    monkeypatch.setattr(planner, "plan", lambda config, source, output, setup: seen.append(config) or [Row(), Row()])
     monkeypatch.setattr(planner, "disk_line", lambda config, rows, output: f"{len(rows)} rows to {output}")
     assert command("plan", "--scale", "4") == 0
     assert capsys.readouterr().out.count("a.png -> a.png\n  hires\n") == 2

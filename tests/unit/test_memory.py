@@ -1,16 +1,23 @@
-"""The planner: a budget changes the batch, and what can't fit is refused with the setting that helps."""
+"""The planner: a budget changes batch and offload only, and what can't fit is refused with the setting that helps."""
 
 from __future__ import annotations
+
+import re
+from dataclasses import replace
 
 import pytest
 
 from tilehires.errors import ConfigError
-from tilehires.geometry import Size
-from tilehires.memory import GIB, Need, parse_bytes, plan
+from tilehires.memory import GIB, OFFLOADS, Demand, Part, parse_bytes, plan
 
-SDXL = Need(weights=int(4.78 * GIB), per_cell=9.84 * 1024)
-TILE = Size(128, 128)
-CANVAS = Size(160, 160)
+CELL = 9.84 * 1024 * 2 / 64  # SDXL with guidance, bytes per pixel
+TEXT = Part("text encoders", int(1.52 * GIB), (Demand("one prompt", 2**26),))
+VAE = Part("VAE", int(0.16 * GIB), (Demand("1024x1024 in one piece", 3072 * 1024**2, "memory.vae_whole_max", 1024),))
+TILES = Demand("tiles of 1024x1024", int(1024**2 * CELL), "tiled.tile_max", 1024, batched=True)
+CANVAS = Demand("a canvas of 1280x1280", int(1280**2 * CELL), "hires.max_canvas", 1280)
+UNET = Part("UNet", int(4.78 * GIB), (TILES, CANVAS), layer=26 * 2**20)
+SDXL = (TEXT, VAE, UNET)
+BUDGETS = [g * GIB // 16 for g in range(32, 300)]
 
 
 @pytest.mark.parametrize(
@@ -27,36 +34,80 @@ def test_what_is_no_amount_names_its_setting(text: str) -> None:
         parse_bytes(text, what="memory.vram")
 
 
-def test_a_larger_budget_only_raises_the_batch() -> None:
-    batches = [
-        plan(SDXL, TILE, 9, canvas=CANVAS, budget=g * GIB, guided=True, accelerator=True).tile_batch
-        for g in (8, 12, 16, 80)
-    ]
-    assert batches == sorted(batches) and batches[0] >= 1 and batches[-1] == 8
+def test_a_larger_budget_offloads_less_then_takes_more_tiles() -> None:
+    made = [plan(SDXL, budget=budget, accelerator=True) for budget in BUDGETS if budget >= 5 * GIB]
+    order = [(-OFFLOADS.index(one.offload), one.tile_batch) for one in made]
+    assert order == sorted(order), "more memory made a plan slower"
+    assert {one.offload for one in made} == set(OFFLOADS)
+    assert {one.tile_batch for one in made if one.offload == "staged"} == set(range(1, 9))
 
 
 def test_the_prediction_stays_within_the_budget() -> None:
-    for budget in range(8, 40):
-        made = plan(SDXL, TILE, 9, canvas=CANVAS, budget=budget * GIB, guided=True, accelerator=True)
-        assert made.peak <= made.budget == budget * GIB
+    for budget in BUDGETS:
+        try:
+            made = plan(SDXL, budget=budget, accelerator=True)
+        except ConfigError:
+            continue
+        assert made.peak <= made.budget == budget
+        assert made.peak == max(peak.bytes for peak in made.peaks) == made.highest.bytes
 
 
-def test_what_cannot_fit_is_refused_with_the_setting_that_helps() -> None:
+def test_the_same_is_planned_the_same() -> None:
+    assert plan(SDXL, budget=8 * GIB, accelerator=True) == plan(SDXL, budget=8 * GIB, accelerator=True)
+
+
+@pytest.mark.parametrize("part", range(len(SDXL)))
+def test_each_part_can_be_the_peak(part: int) -> None:
+    heavy = replace(SDXL[part], demands=(Demand("something huge", 20 * GIB),))
+    parts = (*SDXL[:part], heavy, *SDXL[part + 1 :])
+    made = plan(parts, budget=48 * GIB, accelerator=True)
+    assert made.highest.part == heavy.name and made.peak > 20 * GIB
+    marked = [line for line in made.lines() if "<- the peak" in line]
+    assert len(marked) == 1 and heavy.name in marked[0] and "something huge" in marked[0]
+    with pytest.raises(ConfigError, match=f"The {heavy.name} needs"):
+        plan(parts, budget=20 * GIB, accelerator=True)
+
+
+@pytest.mark.parametrize("setting", ["memory.vae_whole_max", "hires.max_canvas", "tiled.tile_max"])
+def test_what_cannot_fit_is_refused_with_the_value_that_makes_it_fit(setting: str) -> None:
+    def at(parts: tuple[Part, ...], side: int) -> tuple[Part, ...]:
+        """The parts with the named setting at `side`."""
+
+        def fit(one: Demand) -> Demand:
+            if one.setting != setting:
+                return one
+            return replace(one, bytes=one.bytes * side**2 // one.side**2, side=side)
+
+        return tuple(replace(part, demands=tuple(map(fit, part.demands))) for part in parts)
+
+    huge = at(SDXL, 8192)
     with pytest.raises(ConfigError) as error:
-        plan(SDXL, TILE, 9, canvas=CANVAS, budget=4 * GIB, guided=True, accelerator=True)
-    assert "tile_max" in error.value.hint and "--vram" in error.value.hint
+        plan(huge, budget=8 * GIB, accelerator=True)
+    assert "--vram" in error.value.hint
+    found = re.search(rf"--set {setting}=(\d+)", error.value.hint)
+    assert found, error.value.hint
+    assert plan(at(huge, int(found[1])), budget=8 * GIB, accelerator=True).peak <= 8 * GIB
 
 
-def test_an_asked_batch_is_taken() -> None:
-    assert (
-        plan(SDXL, TILE, 9, canvas=CANVAS, budget=80 * GIB, guided=False, accelerator=True, asked_batch=3).tile_batch
-        == 3
-    )
-
-
-def test_a_canvas_in_one_piece_counts_as_well() -> None:
+def test_where_no_setting_helps_the_hint_says_how_much_memory_does() -> None:
+    parts = (replace(UNET, demands=(TILES,), layer=0),)
     with pytest.raises(ConfigError) as error:
-        plan(SDXL, TILE, 9, canvas=Size(256, 256), budget=8 * GIB, guided=True, accelerator=True)
-    assert "hires.max_canvas" in error.value.hint
-    small = plan(SDXL, TILE, 1, canvas=TILE, budget=80 * GIB, guided=True, accelerator=True)
-    assert plan(SDXL, TILE, 1, canvas=Size(256, 256), budget=80 * GIB, guided=True, accelerator=True).peak > small.peak
+        plan(parts, budget=2 * GIB, accelerator=True)
+    needed = re.search(r"--vram to ([\d.]+GB)", error.value.hint)
+    assert needed, error.value.hint
+    plan(parts, budget=parse_bytes(needed[1], what=""), accelerator=True)
+
+
+def test_an_asked_batch_is_taken_or_refused_with_one_that_fits() -> None:
+    assert plan(SDXL, budget=80 * GIB, accelerator=True, asked_batch=3).tile_batch == 3
+    with pytest.raises(ConfigError) as error:
+        plan(SDXL, budget=8 * GIB, accelerator=True, asked_batch=64)
+    found = re.search(r"memory.tile_batch=(\d+)", error.value.hint)
+    assert found, error.value.hint
+    assert plan(SDXL, budget=8 * GIB, accelerator=True, asked_batch=int(found[1])).tile_batch == int(found[1])
+
+
+def test_on_a_cpu_all_weights_count_and_batches_gain_nothing() -> None:
+    made = plan(SDXL, budget=64 * GIB, accelerator=False)
+    assert (made.tile_batch, made.offload) == (1, "resident")
+    assert made.peak == sum(part.weights for part in SDXL) + max(part.demand(1).bytes for part in SDXL)

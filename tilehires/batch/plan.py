@@ -83,22 +83,24 @@ class ImagePlan:
         return [head, *(stage.line() for stage in self.stages)]
 
 
-def plan(config: Config, source: Path, output: Path) -> list[ImagePlan]:
-    """Plan every image of `source`. Writes nothing, loads no weights. Raises RunError as `run` does before its first image."""
+def plan(config: Config, source: Path, output: Path, *, setup: Setup | None = None) -> list[ImagePlan]:
+    """Plan every image of `source`. Writes nothing, loads no weights. Raises RunError as `run` does before its first image.
+
+    `setup`: what `settle` gave for `config`, where the caller has it.
+    """
     settings = config.settings.run
-    setup = set_up(config, load_upscalers=False)
+    setup = setup or settle(config)
     found = discover(source, output, suffix=suffix_of(settings.format), follow_links=settings.resolve_links)
     rows = []
     with decoder_of(config) as decoder:
         for image in found.found[: settings.limit or None]:
             try:
                 job = prepare(image, setup.config, setup.checkpoint, HashMemory(None), decoder)
+                rows.append(_planned(job, setup))
             except ImageError as error:
                 rows.append(
                     ImagePlan(image.id, image.output, "", (), "", Space(0, 0), f"{error.message} {error.hint}".rstrip())
                 )
-            else:
-                rows.append(_planned(job, setup))
     return rows
 
 
@@ -108,13 +110,23 @@ def disk_line(config: Config, rows: Sequence[ImagePlan], output: Path) -> str:
     return f"disk: the run {in_words(night([row.space for row in rows], limit), output)} at {output}"
 
 
+def settle(config: Config) -> Setup:
+    """What a run with these settings would work with, whatever the images."""
+    return set_up(config, load_upscalers=False)
+
+
+def memory_lines(setup: Setup) -> list[str]:
+    """The memory that any image these settings allow takes at most: batch, offload, and what each part needs."""
+    head, *rows = setup.plan.lines()
+    return [f"memory on {setup.device}, at most: {head}", *rows]
+
+
 def _planned(job: Job, setup: Setup) -> ImagePlan:
+    own = setup.plan_for(job)
     stages = tuple(
-        _planned_stage(stage, setup.plan.tile_batch)
-        for stage in job.stages
-        if isinstance(stage, PassStage | DetailStage)
+        _planned_stage(stage, own.tile_batch) for stage in job.stages if isinstance(stage, PassStage | DetailStage)
     )
-    memory = f"{setup.plan.peak / GIB:.2f} of {setup.plan.budget / GIB:.1f} GiB on {setup.device}"
+    memory = f"{own.peak / GIB:.2f} of {own.budget / GIB:.1f} GiB on {setup.device} ({own.highest.part}, {own.offload})"
     return ImagePlan(
         job.id, job.found.output, f"{job.route.source} -> {job.route.target}", stages, memory, space_of(job)
     )

@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tilehires import metadata
+from tilehires.batch import ladder
 from tilehires.batch.job import Job
 from tilehires.batch.meter import Meter, Spent
 from tilehires.batch.store import Entry, Store, fingerprint
 from tilehires.batch.workspace import Workspace
 from tilehires.errors import ImageError
 from tilehires.images import Decoder, Picture, write
+from tilehires.memory import Plan
 from tilehires.records import FileRecord, Record, StageRecord
 from tilehires.stages import Source, StageResult, Tools
 from tilehires.stages.alpha import resized_alpha
@@ -123,12 +126,29 @@ def _compute(
         names = [earlier.name for earlier in job.stages]
         source = Source(picture.pixels, dict(zip(names, (entry.facts for entry in entries), strict=False)))
         meter = Meter(context.tools.bay.device)
-        steps = store.steps(key, context.environment, job.config.settings.run.step_checkpoint)
-        made = stage.run(image, source, replace(context.tools, resume=steps))
-        image = store.put(key, stage, made, context.environment)
-        entries.append(Entry(None, image.facts, image.findings, context.environment))
+        made, plan = ladder.run(
+            stage,
+            image,
+            source,
+            partial(_tools_for, context, key, job.config.settings.run.step_checkpoint),
+            context.tools.plan,
+            same_bytes=job.config.settings.run.deterministic,
+        )
+        environment = _environment(context, plan)
+        image = store.put(key, stage, made, environment)
+        entries.append(Entry(None, image.facts, image.findings, environment))
         spendings.append(meter.read())
     return image.pixels, entries, spendings
+
+
+def _environment(context: Context, plan: Plan) -> dict[str, Any]:
+    return {**context.environment, "tile_batch": plan.tile_batch}
+
+
+def _tools_for(context: Context, key: str, every: float, plan: Plan, smaller: bool) -> Tools:
+    """The tools of one attempt at a stage; what an attempt kept of a pass counts for one of the same batch and tiles only."""
+    steps = None if smaller else context.store.steps(key, _environment(context, plan), every)
+    return replace(context.tools, plan=plan, resume=steps)
 
 
 def _write_key(job: Job, parent: str) -> str:

@@ -15,7 +15,7 @@ from tilehires.batch.determinism import deterministic_algorithms
 from tilehires.batch.discover import Discovery, Found, discover
 from tilehires.batch.fence import fenced
 from tilehires.batch.finished import Finished, run_key
-from tilehires.batch.job import decoder_of, prepare
+from tilehires.batch.job import Job, decoder_of, prepare
 from tilehires.batch.log import RunLog
 from tilehires.batch.marks import Mark, Marks, read_marks
 from tilehires.batch.outcome import environment_of, report_of
@@ -184,7 +184,7 @@ class _Run:
                     config = self.marks.config(image.id, self.config)
                     job = prepare(image, config, self.setup.checkpoint, self.workspace.hashes, self.context.decoder)
                     spaces.append(space_of(job))
-                    record = process(job, self.context)
+                    record = process(job, self._context_of(job))
                     self.marks.finished(image.id)
                     hashes = self.workspace.hashes
                     models = {str(path): hashes.sha256(path) for stage in job.stages for path in stage.models}
@@ -217,6 +217,12 @@ class _Run:
         )
         self.progress.end_image("cached" if record.cached else record.status)
         self._now_and_then()
+
+    def _context_of(self, job: Job) -> Context:
+        """The run's, with this image's own plan."""
+        plan, shared = self.setup.plan_for(job), self.context
+        environment = {**shared.environment, "tile_batch": plan.tile_batch}
+        return replace(shared, tools=replace(shared.tools, plan=plan), environment=environment)
 
     def _failed(self, image: Found, error: ErrorRecord) -> Record:
         self.progress.note(f"{image.id}: {error.message} {error.hint}".rstrip())

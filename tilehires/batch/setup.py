@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from tilehires import checks, detectors, memory, upscalers
+from tilehires.batch import needs
 from tilehires.batch.device import device_of
+from tilehires.batch.job import Job
 from tilehires.config import Config
-from tilehires.config.settings import Settings, hires_pass, tiled_pass
-from tilehires.diffusion import checkpoints, controlnets, samplers
+from tilehires.config.settings import SamplingPass, Settings, tiled_pass
+from tilehires.diffusion import checkpoints, samplers
 from tilehires.diffusion.checkpoints import Checkpoint
+from tilehires.errors import ConfigError, ImageError
 from tilehires.geometry import Box, Size
 from tilehires.stages.controls import found
-from tilehires.stages.cutting import tile_range
 from tilehires.stages.detail import resolved
 from tilehires.stages.extras import find_extras
 from tilehires.stages.means import Means, means_of
@@ -28,7 +30,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class Setup:
-    """A run's settled facts. `config` knows the checkpoint's family."""
+    """A run's settled facts. `config` knows the checkpoint's family. `plan` holds for any image that the settings allow."""
 
     config: Config
     checkpoint: Checkpoint
@@ -38,11 +40,25 @@ class Setup:
     checkpoints: tuple[Checkpoint, ...] = ()
     """All that the passes use."""
 
+    def plan_for(self, job: Job) -> memory.Plan:
+        """The plan of one image, by the sizes it passes through. Raises ImageError when it doesn't fit the budget."""
+        asked, accelerator = self.config.settings.memory.tile_batch, self.device.type != "cpu"
+        parts = needs.of_job(job, self.dtype)
+        try:
+            plans = [
+                memory.plan(one, budget=self.plan.budget, accelerator=accelerator, asked_batch=asked) for one in parts
+            ]
+        except ConfigError as error:
+            raise ImageError(error.message, hint=error.hint) from error
+        return memory.thriftiest(plans)
+
     def described_plan(self) -> dict[str, Any]:
         """As in report.json."""
         return {
             "tile_batch": self.plan.tile_batch,
+            "offload": self.plan.offload,
             "predicted_peak_bytes": self.plan.peak,
+            "peaks": {peak.part: peak.bytes for peak in self.plan.peaks},
             "budget_bytes": self.plan.budget,
             "dtype": str(self.dtype).removeprefix("torch."),
         }
@@ -73,9 +89,9 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
     _check_grid(settings, used[-1])
     device = device_of(settings.run.device)
     dtype = _dtype(settings.model.dtype, device)
-    plans = [_plan(config, one, device, dtype) for one in (checkpoint, *used)]
     # What one of the models can't take is too much for the run.
-    plan = replace(min(plans, key=lambda plan: plan.tile_batch), peak=max(plan.peak for plan in plans))
+    passes = zip((values for _, values in passes_of(settings)), used, strict=True)
+    plan = memory.thriftiest([_plan(settings, values, one, device, dtype) for values, one in passes])
     every = (checkpoint, *used, *(one.checkpoint for one in repairs))
     return Setup(config, checkpoint, device, dtype, plan, tuple(dict.fromkeys(every)))
 
@@ -103,31 +119,16 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
-def _plan(config: Config, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> memory.Plan:
-    settings = config.settings
-    family = checkpoint.family
-    bytes_each = torch.finfo(dtype).bits // 8
-    nets = {net for one in (hires_pass(settings, 0), tiled_pass(settings, 0)) for net in found(one, checkpoint)}
-    weights = checkpoint.unet_parameters + sum(controlnets.parameters(net) for net in nets)
-    need = memory.Need(weights=weights * bytes_each, per_cell=family.bytes_per_cell * bytes_each / 2)
-    side = tile_range(settings.tiled, family)[1] // checkpoint.vae_factor
-    canvas = settings.hires.max_canvas // checkpoint.vae_factor
-    guided = max(hires_pass(settings, 0).cfg, tiled_pass(settings, 0).cfg) > 1
+def _plan(
+    settings: Settings, values: SamplingPass, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
+) -> memory.Plan:
     accelerator = device.type != "cpu"
     if accelerator:
         budget = _budget(settings.memory.vram, "memory.vram", _device_memory(device))
     else:
         budget = memory.host_budget(settings.memory.ram)
-    return memory.plan(
-        need,
-        Size(side, side),
-        memory.MOST_TILES,
-        canvas=Size(canvas, canvas),
-        budget=budget,
-        guided=guided,
-        accelerator=accelerator,
-        asked_batch=settings.memory.tile_batch,
-    )
+    parts = needs.of_run(settings, values, needs.Model(checkpoint, values.vae, dtype))
+    return memory.plan(parts, budget=budget, accelerator=accelerator, asked_batch=settings.memory.tile_batch)
 
 
 def _budget(asked: str, name: str, otherwise: int) -> int:

@@ -81,7 +81,10 @@ def plan(ctx: click.Context, input: Path, output: Path) -> None:
 
     from tilehires.batch import plan as planner
 
-    rows = planner.plan(config, input, output)
+    setup = planner.settle(config)
+    rows = planner.plan(config, input, output, setup=setup)
+    for line in planner.memory_lines(setup):
+        click.echo(line)
     for row in rows:
         for line in row.lines():
             click.echo(line)

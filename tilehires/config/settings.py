@@ -231,7 +231,7 @@ class MemorySettings(Section):
         ),
     )
     vae_whole_max: int = Field(
-        1536, ge=64, le=65536, description="Longest side in pixels that goes through the VAE in one piece under auto."
+        1024, ge=64, le=65536, description="Longest side in pixels that goes through the VAE in one piece under auto."
     )
 
 

@@ -6,11 +6,17 @@ import contextlib
 import dataclasses
 import gc
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import cpu_offload
+from accelerate.hooks import remove_hook_from_module
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
 from tilehires.diffusion import controlnets, loading, prompts
@@ -19,24 +25,59 @@ from tilehires.diffusion.components import Diffusion
 from tilehires.diffusion.controlnets import ControlNetFile
 from tilehires.diffusion.lora import Lora
 from tilehires.diffusion.syntax import Count
+from tilehires.memory import Offload
 
 COURSES = 32  # encoded prompts kept: a batch asks for the same few in every image and pass
+VAES = (AutoencoderKL, AutoencoderTiny)
+STREAMED = (UNet2DConditionModel, ControlNetModel)  # the rest is small, and is driven in pieces
 
 
 class Bay:
     """Loaded models by what they were loaded from. One diffusion model and one upscaler are kept at a time.
 
-    Weights rest in host memory; `on_device` brings a module to the device for as long as it works. On a CPU nothing moves.
+    Weights rest in host memory; `on_device` brings a module to the device for as long as it works ("staged"), or to stay
+    ("resident"), or layer by layer as its calls need them ("streamed"). On a CPU nothing moves.
     """
 
-    def __init__(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, offload: Offload = "staged"
+    ) -> None:
         self.device = torch.device(device)
         self.dtype = dtype
+        self._offload: Offload = offload
         self._diffusion: tuple[tuple[Checkpoint, str | None], Diffusion] | None = None
         self._upscaler: tuple[Path, Any] | None = None
         self._courses: OrderedDict[tuple[Any, ...], prompts.Course] = OrderedDict()
         self._controlnets: dict[ControlNetFile, Any] = {}
         self._adapters: Any = None
+        self._resident: list[nn.Module] = []
+        self._at_work: tuple[nn.Module, ...] = ()
+
+    @property
+    def can_offload(self) -> bool:
+        """Whether host memory is another one than the device's."""
+        return self.device.type == "cuda"
+
+    @property
+    def part_at_work(self) -> str:
+        """Which part was at work when the latest error came: "UNet", "VAE", "text encoders"; outside of them the upscaler."""
+        if not self._at_work:
+            return "upscaler"
+        for name, kinds in (("UNet", STREAMED), ("VAE", VAES)):
+            if any(isinstance(module, kinds) for module in self._at_work):
+                return name
+        return "text encoders"
+
+    @property
+    def offload(self) -> Offload:
+        """What stays on the device between calls. Set it between stages only: models then leave the device."""
+        return self._offload
+
+    @offload.setter
+    def offload(self, offload: Offload) -> None:
+        if offload != self._offload:
+            self._offload = offload
+            self.clear_device()
 
     def diffusion(self, checkpoint: Checkpoint, vae: str | None = None, loras: Sequence[Lora] = ()) -> Diffusion:
         """The model of a checkpoint, with another VAE if named, and with exactly these LoRAs on it.
@@ -47,7 +88,7 @@ class Bay:
         if self._diffusion is None or self._diffusion[0] != key:
             self._diffusion = self._adapters = None
             self._courses.clear()
-            self._collect()
+            self.clear_device()
             self._diffusion = (key, loading.load(checkpoint, self.dtype, vae))
         model = self._diffusion[1]
         if loras and self._adapters is None:
@@ -104,8 +145,9 @@ class Bay:
             self._upscaler = None
             self._collect()
             descriptor = load(path)
-            descriptor.to(self.device, fitting_dtype(descriptor, self.dtype))
+            descriptor.to("cpu", fitting_dtype(descriptor, self.dtype))
             self._upscaler = (path, descriptor)
+        self._at_work = ()
         descriptor = self._upscaler[1]
         if descriptor.device != self.device:
             descriptor.to(self.device)
@@ -113,36 +155,62 @@ class Bay:
 
     @contextlib.contextmanager
     def on_device(self, *modules: nn.Module) -> Iterator[None]:
-        """The modules are on the device inside, and back in host memory afterwards, also after an error."""
-        if self.device.type == "cpu":
+        """The modules are on the device inside, and back in host memory afterwards, also after an error, unless they are
+        to stay. A streamed UNet's own parameters have no values inside (they are meta tensors): only its calls do."""
+        self._at_work = modules  # an error leaves it so
+        if self._offload == "resident":
+            self._resident += [module for module in modules if not any(module is other for other in self._resident)]
+            self._move(modules, self.device)
             yield
+            self._at_work = ()
             return
+        self._put_upscaler_away()
+        streamed = [module for module in modules if self._offload == "streamed" and isinstance(module, STREAMED)]
+        placed = [module for module in modules if not any(module is other for other in streamed)]
         try:
-            for module in modules:
-                module.to(self.device)
+            self._move(placed, self.device)
+            for module in streamed:
+                cpu_offload(module, self.device, offload_buffers=True)
             yield
+            self._at_work = ()
         finally:
-            for module in modules:
-                module.to("cpu")
+            for module in streamed:
+                remove_hook_from_module(module, recurse=True)
+            self._move(placed, torch.device("cpu"))
             self._collect()
 
     def clear_device(self) -> None:
         """Bring every model to host memory, and give back what the device's allocator keeps."""
-        if self._upscaler and self._upscaler[1].device.type != "cpu":
-            self._upscaler[1].to("cpu")
+        self._at_work = ()
+        self._move(self._resident, torch.device("cpu"))
+        self._resident.clear()
+        self._put_upscaler_away()
         self._collect()
 
     def free(self) -> None:
         """Let go of everything."""
         self._diffusion = self._upscaler = self._adapters = None
+        self._resident.clear()
+        self._diffusion = self._upscaler = None
         self._courses.clear()
         self._controlnets.clear()
         self._collect()
+
+    def _put_upscaler_away(self) -> None:
+        if self._upscaler and self._upscaler[1].device.type != "cpu":
+            self._upscaler[1].to("cpu")
+
+    def _move(self, modules: Iterable[nn.Module], device: torch.device) -> None:
+        if self.device.type != "cpu":
+            for module in modules:
+                module.to(device)
 
     def _collect(self) -> None:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
 
 
 def _in_host_memory(heard: prompts.Conditioning) -> prompts.Conditioning:

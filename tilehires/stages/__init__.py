@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import BaseModel
@@ -79,3 +79,20 @@ class Stage(Protocol):
         ...
 
     def run(self, image: StageResult, source: Source, tools: Tools) -> StageResult: ...
+
+
+@dataclass(frozen=True)
+class Less:
+    """A stage that takes less memory at once than another, and makes another picture; `change` says by what, for people."""
+
+    stage: Stage
+    change: str
+
+
+@runtime_checkable
+class Shrinking(Protocol):
+    """A stage that can be made with smaller tiles: the last thing done when memory runs out."""
+
+    def smaller(self, part: str) -> Less | None:
+        """The stage, smaller where `part` ("upscaler", "text encoders", "VAE", "UNet") ran out; None at its smallest."""
+        ...

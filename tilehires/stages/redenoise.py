@@ -21,7 +21,7 @@ from tilehires.errors import MissingError
 from tilehires.geometry import Box, Size
 from tilehires.memory import VaeMode
 from tilehires.progress import Counted
-from tilehires.stages import Source, StageResult, Tools
+from tilehires.stages import Less, Source, StageResult, Tools
 from tilehires.stages.controls import controls, found
 from tilehires.stages.cutting import cut, tile_range
 from tilehires.stages.extras import Extras, fitted
@@ -236,6 +236,24 @@ class PassStage:
         s, grid = self.settings, self.grid(factor).scaled(factor)
         multiple = self.checkpoint.family.multiple * factor
         return layout(s.redraw, grid, s.size, tile=s.tile_max, unit=factor, multiple=multiple)
+
+    def smaller(self, part: str) -> Less | None:
+        """See `Shrinking`. The UNet's tiles lose a quarter of their side, down to 128 px or twice the overlap; the upscaler's
+        half, down to 64; a VAE that worked in one piece goes in tiles or strips."""
+        s, change = self.settings, {}
+        factor = self.checkpoint.vae_factor
+        side = self.grid(factor).tile.long_side * factor * 3 // 4 // CANVAS * CANVAS
+        if part == "upscaler" and s.upscaler_tile >= 128:
+            change = {"upscaler_tile": s.upscaler_tile // 2}
+        elif part == "VAE" and "whole" in (s.vae_mode, s.patch_vae_mode):
+            change = {"vae_mode": "tiled" if s.vae_mode == "whole" else s.vae_mode, "patch_vae_mode": "tiled"}
+        elif part == "UNet" and side >= max(128, 2 * s.overlap):
+            change = {"tile_max": side, "tile_min": min(s.tile_min, side), "in_tiles": True}
+        if not change:
+            return None
+        first, value = next(iter(change.items()))
+        stage = PassStage(self.name, s.model_copy(update=change), self.checkpoint, self.extras)
+        return Less(stage, f"{first} {value}")
 
     def _upscaled(self, pixels: np.ndarray, upscaler: Upscaler, tools: Tools) -> tuple[np.ndarray, int]:
         """The picture at the step's size, and how many calls that took: a model's are its tiles, a kernel's is one."""

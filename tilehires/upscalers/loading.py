@@ -24,7 +24,7 @@ from tilehires.config.known_models import FACES, UPSCALERS
 from tilehires.errors import MissingError
 
 # What damaged or strange files make torch, safetensors and spandrel's detection raise.
-_BROKEN = (
+BROKEN = (
     OSError,
     EOFError,
     RuntimeError,
@@ -105,7 +105,7 @@ def _load(path: Path, what: str, hint: str) -> Any:
         ) from error
     except UnsupportedModelError as error:
         raise MissingError(f"{path} is no {what} of an architecture that spandrel knows.", hint=hint) from error
-    except _BROKEN as error:
+    except BROKEN as error:
         raise MissingError(
             f"{path} doesn't load as {'an' if what == 'upscaler' else 'a'} {what}: {_first_line(error)}",
             hint="Download it again, or use another model.",

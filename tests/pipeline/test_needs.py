@@ -1,0 +1,159 @@
+"""What real checkpoints demand, from their headers alone; budgets that every preset must be planned within."""
+
+from __future__ import annotations
+
+import json
+import struct
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from PIL import Image
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from tests import tiny
+from tilehires import memory
+from tilehires.batch import needs
+from tilehires.batch.discover import discover
+from tilehires.batch.hashes import HashMemory
+from tilehires.batch.job import decoder_of, prepare
+from tilehires.batch.setup import Setup
+from tilehires.config import Config
+from tilehires.config.presets import shipped
+from tilehires.config.settings import hires_pass
+from tilehires.diffusion import checkpoints, loading
+from tilehires.diffusion.anatomy import anatomy
+from tilehires.diffusion.checkpoints import Checkpoint
+from tilehires.errors import ConfigError, ImageError
+from tilehires.memory import GIB
+from tilehires.stages.swap import passes_of
+from tilehires.tiling.live import LiveBytes
+from tilehires.upscalers.loading import load
+from tilehires.upscalers.need import need
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Checkpoints with the real models' headers; the numbers behind are holes in the file and take no disk."""
+    folder = tmp_path_factory.mktemp("real")
+
+    @cache
+    def made(family: str) -> Checkpoint:
+        return checkpoints.inspect(str(_hollow(folder / f"{family}.safetensors", family)))
+
+    return made
+
+
+def _hollow(path: Path, family: str) -> Path:
+    def config(part: str) -> dict[str, Any]:
+        return json.loads((loading.CONFIGS / family / part / "config.json").read_text())
+
+    kinds: tuple[Any, Any] = (UNet2DConditionModel, AutoencoderKL)
+    with torch.device("meta"):
+        unet, vae = (kind.from_config(config(part)) for kind, part in zip(kinds, ("unet", "vae"), strict=True))
+        encoders: list[nn.Module] = [CLIPTextModel(CLIPTextConfig(**config("text_encoder")))]
+        if family == "sdxl":
+            encoders.append(CLIPTextModelWithProjection(CLIPTextConfig(**config("text_encoder_2"))))
+    header, end = {}, 0
+    for name, value in tiny.single_file_state(unet, vae, encoders).items():
+        header[name] = {"dtype": "F16", "shape": list(value.shape), "data_offsets": [end, end + 2 * value.numel()]}
+        end += 2 * value.numel()
+    body = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(body)) + body)
+        file.truncate(8 + len(body) + end)
+    return path
+
+
+def planned(config: Config, checkpoint: Checkpoint, budget: str) -> memory.Plan:
+    """The plan of any run with these settings on a card of that size."""
+    config = config.for_family(checkpoint.family.name)
+    model, limit = needs.Model(checkpoint, None, torch.float16), memory.parse_bytes(budget, what="memory.vram")
+    parts = [needs.of_run(config.settings, values, model) for _, values in passes_of(config.settings)]
+    return memory.thriftiest([memory.plan(one, budget=limit, accelerator=True) for one in parts])
+
+
+@pytest.mark.parametrize(("family", "unet", "text"), [("sd1", 1.60, 0.23), ("sdxl", 4.78, 1.52)])
+def test_weights_are_counted_from_the_header(real: Any, family: str, unet: float, text: float) -> None:
+    checkpoint = real(family)
+    settings = Config.load("default").settings
+    parts = needs.of_run(settings, hires_pass(settings, 0), needs.Model(checkpoint, None, torch.float16))
+    weights = {part.name: part.weights / GIB for part in parts}
+    assert weights["UNet"] == pytest.approx(unet, abs=0.01)
+    assert weights["text encoders"] == pytest.approx(text, abs=0.01)
+    # The VAEs ask for float32 (force_upcast is diffusers' default too): then their weights are there in both formats.
+    assert weights["VAE"] == pytest.approx(0.16 * 3, abs=0.02)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("preset", shipped())
+def test_every_preset_plans_on_a_card_of_8_gb(real: Any, family: str, preset: str) -> None:
+    plan = planned(Config.load(preset), real(family), "8GB")
+    assert plan.peak <= 8 * GIB and plan.tile_batch >= 1
+    assert plan.offload != "streamed", "the model must not be streamed on so large a card"
+
+
+@pytest.mark.parametrize("preset", ["sd15", "photo", "anime", "default"])
+def test_sd15_plans_on_a_card_of_4_gb(real: Any, preset: str) -> None:
+    plan = planned(Config.load(preset).with_layer({"memory": {"vae_whole_max": 768}}, "test"), real("sd1"), "4GB")
+    assert plan.peak <= 4 * GIB
+
+
+def test_sdxl_on_a_card_of_4_gb_is_streamed(real: Any) -> None:
+    config = Config.load("overnight-8gb").with_layer({"memory": {"vae": "tiled"}}, "test")
+    plan = planned(config, real("sdxl"), "4GB")
+    assert plan.offload == "streamed" and plan.peak <= 4 * GIB
+
+
+def test_what_no_plan_fits_is_refused_with_a_setting_that_helps(real: Any) -> None:
+    with pytest.raises(ConfigError) as error:
+        planned(Config.load("sdxl").with_layer({"memory": {"vae_whole_max": 4096}}, "test"), real("sdxl"), "8GB")
+    assert "--set memory.vae_whole_max=" in error.value.hint
+
+
+def test_an_image_that_does_not_fit_is_refused_before_it_is_worked_on(real: Any, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    Image.fromarray(np.zeros((2048, 2048, 3), np.uint8)).save(source / "large.png")
+    config = Config.load("sdxl").with_layer({"memory": {"vae": "whole"}, "hires": {"upscaler": "Lanczos"}}, "test")
+    config = config.for_family("sdxl")
+    checkpoint = real("sdxl")
+    setup = Setup(config, checkpoint, torch.device("cuda"), torch.float16, planned(config, checkpoint, "16GB"))
+    [found] = discover(source, tmp_path / "out", suffix=".png", follow_links=False).found
+    with decoder_of(config) as decoder:
+        job = prepare(found, config, checkpoint, HashMemory(None), decoder)
+    with pytest.raises(ImageError, match="4096x4096 in one piece") as error:
+        setup.plan_for(job)
+    assert "memory.vae_whole_max" in error.value.hint
+
+
+@pytest.mark.parametrize("name", ["upscale_2x", "upscale_4x"])
+def test_an_upscalers_need_is_what_it_takes(name: str) -> None:
+    path = checkpoints.BUILTIN_FOLDER.parent / f"{name}.safetensors"
+    model = load(path)
+    image = torch.rand(1, 3, 96, 96)
+    with torch.no_grad(), LiveBytes() as counter:
+        model(image)
+    found = need(path, torch.float32)
+    pictures = 4 * 3 * (1 + model.scale**2)
+    assert found.per_pixel == pytest.approx(counter.peak / 96**2 + pictures, rel=0.01)
+    assert found.weights == sum(value.numel() for value in model.model.state_dict().values()) * 4
+    assert need(path, torch.float16).weights == found.weights // 2
+
+
+def test_the_builtin_vaes_values_per_pixel_cover_what_it_takes() -> None:
+    checkpoint = checkpoints.inspect("builtin")
+    vae = loading.load(checkpoint, torch.float32, None).vae
+    counted = []
+    for call, given in ((vae.encode, torch.rand(1, 3, 128, 128)), (vae.decode, torch.rand(1, 8, 64, 64))):
+        with torch.no_grad(), LiveBytes() as counter:
+            call(given)
+        counted.append(counter.peak / 4 / 128**2)
+    bound = anatomy(checkpoint, None).vae.values_per_pixel
+    assert 0.9 * bound <= max(counted) <= bound

@@ -1,0 +1,175 @@
+"""What a run, or one image of it, demands of the device: the parts that memory.plan weighs against the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tilehires import upscalers
+from tilehires.batch.job import Job
+from tilehires.config.settings import SamplingPass, Settings
+from tilehires.diffusion import controlnets
+from tilehires.diffusion.anatomy import VaeAnatomy, anatomy
+from tilehires.diffusion.checkpoints import Checkpoint
+from tilehires.geometry import Size
+from tilehires.memory import Demand, Part
+from tilehires.stages.controls import found
+from tilehires.stages.cutting import tile_range
+from tilehires.stages.redenoise import CANVAS, PassStage
+from tilehires.tiling.streamed import STRIP_BYTES
+from tilehires.tiling.vae import TILE
+from tilehires.upscalers.model import WHOLE_SIDE
+
+TEXT_WORK = 64 * 2**20  # one chunk of 77 tokens through CLIP-bigG, all layers kept: 20 MiB in 16 bits
+STRIPS = 8  # strips of a streamed VAE's layer that are on the device at once, at most
+RESIDUALS = 0.35  # of the UNet's work: 1640 numbers per cell in both families, at most a third of it
+HALO = 128  # pixels around AutoencoderTiny's tiles; real ones see 64–90
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a run computes with."""
+
+    checkpoint: Checkpoint
+    vae: str | None
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Sizes in pixels that a sampling pass meets at most: `tile` and `canvas` (in one piece) of the UNet, `pixels` of the VAE.
+
+    None: it doesn't meet one, or of the VAE's canvas: its size isn't known yet.
+    """
+
+    tile: Size | None
+    canvas: Size | None
+    pixels: Size | None
+    whole: bool = False
+    """The VAE takes them in one piece."""
+
+
+def of_run(settings: Settings, values: SamplingPass, model: Model) -> list[Part]:
+    """The bounds of a pass that settings alone give, whatever the images."""
+    tile = tile_range(settings.tiled, model.checkpoint.family)[1]
+    work = Work(_square(tile), _square(settings.hires.max_canvas), None)
+    return _parts(settings, [values], [work], model)
+
+
+def of_job(job: Job, dtype: torch.dtype) -> list[list[Part]]:
+    """What this image's passes really meet, for each model that they sample with."""
+    stages: dict[Model, list[PassStage]] = {}
+    for stage in job.stages:
+        if isinstance(stage, PassStage):
+            model = Model(stage.checkpoint, stage.settings.values.vae, dtype)
+            stages.setdefault(model, []).append(stage)
+    return [
+        _parts(
+            job.config.settings,
+            [stage.settings.values for stage in own],
+            [_work_of(stage, model) for stage in own if stage.settings.values.denoise > 0],
+            model,
+        )
+        for model, own in stages.items()
+    ]
+
+
+def _work_of(stage: PassStage, model: Model) -> Work:
+    factor = model.checkpoint.vae_factor
+    grid = stage.grid(factor)
+    tile = Size(grid.tile.width * factor, grid.tile.height * factor)
+    one = len(grid.tiles) == 1
+    return Work(
+        None if one else tile,
+        tile if one else None,
+        stage.settings.size.ceil_to(CANVAS),
+        stage.settings.vae_mode == "whole",
+    )
+
+
+def _parts(settings: Settings, passes: Sequence[SamplingPass], works: Sequence[Work], model: Model) -> list[Part]:
+    names = dict.fromkeys(one.upscaler for one in passes)
+    parts = [_upscaler(path, settings, model) for name in names for path in upscalers.files(name)]
+    sampling = [one for one in passes if one.denoise > 0]
+    if not sampling:
+        return parts or [Part("upscaler", 0, (Demand("a kernel, in host memory", 0),))]
+    sizes, each = anatomy(model.checkpoint, model.vae), model.dtype.itemsize
+    guided = any(one.cfg > 1 for one in sampling)
+    nets = {net for one in sampling for net in found(one, model.checkpoint)}
+    own = model.checkpoint.unet_parameters + sum(controlnets.parameters(net) for net in nets)
+    return [
+        Part("text encoders", sizes.text * each, (Demand("one prompt", TEXT_WORK),)),
+        *parts,
+        _vae(sizes.vae, settings, works, model.dtype),
+        Part(
+            "UNet",
+            own * each,  # ControlNets work beside it, within each tile
+            tuple(_unet_demands(works, model, guided=guided, nets=len(nets))),
+            layer=sizes.unet_layer * each,
+        ),
+    ]
+
+
+def _upscaler(path: Path, settings: Settings, model: Model) -> Part:
+    from tilehires.upscalers.need import need
+
+    taken = need(path, model.dtype)
+    side = max(settings.memory.upscaler_tile, WHOLE_SIDE if taken.whole else 0)
+    work = int(side**2 * taken.per_pixel)
+    return Part("upscaler", taken.weights, (Demand(f"{path.name}, {side}x{side}", work, "memory.upscaler_tile", side),))
+
+
+def _unet_demands(works: Iterable[Work], model: Model, *, guided: bool, nets: int) -> Iterable[Demand]:
+    """Classifier-free guidance doubles every batch; a ControlNet's answers stay until the UNet has taken them."""
+    factor = model.checkpoint.vae_factor
+    cell = (
+        model.checkpoint.family.bytes_per_cell
+        * model.dtype.itemsize
+        / 2
+        * (2 if guided else 1)
+        * (1 + RESIDUALS * nets)
+    )
+    guidance = " with guidance" if guided else ""
+    for work in works:
+        for size, batched, what, setting in (
+            (work.tile, True, "tiles of", "tiled.tile_max"),
+            (work.canvas, False, "a canvas of", "hires.max_canvas"),
+        ):
+            if size is not None:
+                taken = int(size.pixels / factor**2 * cell)
+                yield Demand(f"{what} {size}{guidance}", taken, setting, size.long_side, batched)
+
+
+def _vae(vae: VaeAnatomy, settings: Settings, works: Iterable[Work], dtype: torch.dtype) -> Part:
+    """Encode and decode: in one piece where the settings say so, else what is on the device of a larger canvas."""
+    upcast = vae.upcast and dtype == torch.float16
+    each = 4 if upcast else dtype.itemsize
+    limit = settings.memory.vae_whole_max if settings.memory.vae in ("auto", "whole") else 0
+    known = [(work.pixels, work.whole) for work in works if work.pixels is not None]
+    whole = [size for size, in_one in known if in_one]
+    pieces = [size for size, in_one in known if not in_one]
+    if not known:
+        whole = [_square(limit)] if limit else []
+    demands = [
+        Demand(
+            f"{size} in one piece", size.pixels * vae.values_per_pixel * each, "memory.vae_whole_max", size.long_side
+        )
+        for size in whole
+    ]
+    if vae.tiny and (pieces or not known):
+        side = TILE + 2 * HALO
+        demands.append(Demand(f"tiles of {side}x{side}", side**2 * vae.values_per_pixel * each))
+    elif pieces or not known:
+        cells = max((size.pixels for size in pieces), default=0) // 4 ** (len(vae.channels) - 1)
+        # Of the one attention layer all keys and values are there, and while they are joined once more.
+        attention = 4 * cells * vae.channels[-1] * each
+        demands.append(Demand("strips of a larger canvas", STRIPS * STRIP_BYTES + attention))
+    # Where it is computed in another format, the weights are there in both.
+    return Part("VAE", vae.parameters * (dtype.itemsize + (each if upcast else 0)), tuple(demands))
+
+
+def _square(side: int) -> Size:
+    return Size(side, side)

@@ -1,0 +1,82 @@
+"""What an upscaler model takes, found without reading its weights: the planner's figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from spandrel import ImageModelDescriptor, ModelLoader, ModelTiling, canonicalize_state_dict
+
+from tilehires.tiling.live import LiveBytes
+from tilehires.upscalers.loading import BROKEN, fitting_dtype
+
+SIDE = 64  # of the tile that is measured, in pixels: work memory is in proportion to the area
+UNKNOWN = 2
+"""Values per input pixel, feature and scale²: none exceeds it of those measured (ESRGAN 2.0, SPAN 0.7, SwinIR 0.9)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes of the weights, and of work memory per input pixel of a tile, in the number format the model will run in."""
+
+    weights: int
+    per_pixel: float
+    whole: bool
+    """Tiling is discouraged for this model, or it tiles by itself."""
+
+
+@cache
+def need(path: Path, dtype: torch.dtype) -> Need:
+    """Measure a model file on the meta device: its architecture is built and called without a single number.
+
+    Where an architecture can't be built so (those that look at values), a bound from its shapes stands in, in float32.
+    """
+    state = _shapes(path)
+    numbers = sum(value.numel() for value in state.values())
+    try:
+        with torch.device("meta"):
+            loaded = ModelLoader(device="meta").load_from_state_dict(canonicalize_state_dict(dict(state)))
+            if not isinstance(loaded, ImageModelDescriptor):
+                raise TypeError("no model of images")
+            loaded.eval()
+            image = torch.empty(1, loaded.input_channels, SIDE, SIDE)
+            with torch.no_grad(), LiveBytes() as counter:
+                loaded(image)
+    except (*BROKEN, NotImplementedError):
+        return Need(numbers * 4, _bound(state) * 4, whole=False)
+    size = fitting_dtype(loaded, dtype).itemsize
+    # The picture goes in and comes out in float32.
+    pictures = 4 * 3 * (1 + loaded.scale**2)
+    whole = loaded.tiling != ModelTiling.SUPPORTED
+    return Need(numbers * size, counter.peak / SIDE**2 * size / 4 + pictures, whole)
+
+
+def _shapes(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file on the meta device."""
+    if path.suffix.lower() == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, framework="numpy") as file:
+            names = list(file.keys())
+            return {name: torch.empty(tuple(file.get_slice(name).get_shape()), device="meta") for name in names}
+    return _tensors(torch.load(path, map_location="meta", weights_only=True))
+
+
+def _tensors(loaded: Any) -> dict[str, torch.Tensor]:
+    """Of a state dict, perhaps under a name of its own (params_ema, state_dict)."""
+    found: dict[str, torch.Tensor] = {}
+    for name, value in loaded.items() if isinstance(loaded, dict) else ():
+        if isinstance(value, torch.Tensor):
+            found[name] = value
+        elif isinstance(value, dict):
+            found |= {f"{name}.{inner}": tensor for inner, tensor in _tensors(value).items()}
+    return found
+
+
+def _bound(state: dict[str, torch.Tensor]) -> int:
+    """Values per input pixel, at a scale of 4: the usual one, and the dearest."""
+    features = max((tensor.shape[0] for tensor in state.values() if tensor.ndim == 4), default=64)
+    return UNKNOWN * features * 4**2
