@@ -42,10 +42,11 @@ def per_cell(config: dict[str, Any], cells: int) -> float:
         text = torch.empty(1, 77, config["cross_attention_dim"], dtype=torch.float16)
         added = None
         if config.get("addition_embed_type"):
-            pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+            ids = 5 if config["cross_attention_dim"] == 1280 else 6  # SDXL's refiner takes a score for the target size
+            pooled = config["projection_class_embeddings_input_dim"] - ids * config["addition_time_embed_dim"]
             added = {
                 "text_embeds": torch.empty(1, pooled, dtype=torch.float16),
-                "time_ids": torch.empty(1, 6, dtype=torch.float16),
+                "time_ids": torch.empty(1, ids, dtype=torch.float16),
             }
         with torch.no_grad(), fused_attention(), LiveBytes() as counter:
             unet(x, torch.empty((), dtype=torch.int64), text, added_cond_kwargs=added)

@@ -17,6 +17,9 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_img2img import (
+    StableDiffusionXLImg2ImgPipeline,
+)
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from safetensors.torch import save_file
@@ -27,13 +30,15 @@ from tilehires.diffusion.components import Diffusion
 from tilehires.diffusion.vocabulary import clip_tokenizer
 
 State = dict[str, Tensor]
-Pipeline = TypeVar("Pipeline", StableDiffusionPipeline, StableDiffusionXLPipeline)
+AnyPipeline = StableDiffusionPipeline | StableDiffusionXLPipeline | StableDiffusionXLImg2ImgPipeline
+Pipeline = TypeVar("Pipeline", bound=AnyPipeline)
 
 # diffusers annotates its tuples as of one entry and its schedulers as an enum: called by these names, they go unchecked.
 _unet: Any = UNet2DConditionModel
 _kl: Any = AutoencoderKL
 _sd_pipeline: Any = StableDiffusionPipeline
 _sdxl_pipeline: Any = StableDiffusionXLPipeline
+_refiner_pipeline: Any = StableDiffusionXLImg2ImgPipeline
 _tokenizer = cache(clip_tokenizer)
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -106,20 +111,50 @@ def sdxl(seed: int = 0, *, sample_size: int = 16, channels: int = 4) -> StableDi
             tokenizer=_tokenizer(),
             tokenizer_2=_tokenizer("!"),
             unet=unet,
-            # The last two are DDIM's: the original's config carries them for who changes the sampler.
-            scheduler=EulerDiscreteScheduler.from_config(
-                {
-                    **BETAS,
-                    "timestep_spacing": "leading",
-                    "steps_offset": 1,
-                    "clip_sample": False,
-                    "set_alpha_to_one": False,
-                }
-            ),
+            scheduler=sdxl_scheduler(),
             force_zeros_for_empty_prompt=True,
             add_watermarker=False,
         )
     )
+
+
+def refiner(seed: int = 0, *, sample_size: int = 16) -> StableDiffusionXLImg2ImgPipeline:
+    """A tiny SDXL refiner: the second text encoder alone, an aesthetic score, a last level without attention."""
+    torch.manual_seed(seed)
+    unet = _unet(
+        sample_size=sample_size,
+        block_out_channels=(32, 64, 64, 64),
+        layers_per_block=2,
+        cross_attention_dim=48,
+        attention_head_dim=(1, 1, 1, 1),
+        transformer_layers_per_block=(1, 2, 2, 2),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=8 * 5 + 48,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+    return _resting(
+        _refiner_pipeline(
+            vae=_vae(0.13025),
+            text_encoder=None,
+            text_encoder_2=CLIPTextModelWithProjection(_text_config(hidden=48, layers=11, act="gelu")),
+            tokenizer=None,
+            tokenizer_2=_tokenizer("!"),
+            unet=unet,
+            scheduler=sdxl_scheduler(),
+            requires_aesthetics_score=True,
+            force_zeros_for_empty_prompt=False,
+            add_watermarker=False,
+        )
+    )
+
+
+def sdxl_scheduler() -> Any:
+    """As SDXL's files have it. The last two are DDIM's: the original's config carries them for who changes the sampler."""
+    rest = {"timestep_spacing": "leading", "steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False}
+    return EulerDiscreteScheduler.from_config({**BETAS, **rest})
 
 
 def _resting(pipe: Pipeline) -> Pipeline:
@@ -172,14 +207,14 @@ def _unet_sd(
     )
 
 
-def write_folder(pipe: StableDiffusionPipeline | StableDiffusionXLPipeline, folder: Path) -> Path:
+def write_folder(pipe: AnyPipeline, folder: Path) -> Path:
     """Save as a diffusers folder of .safetensors files; returns the folder."""
     pipe.save_pretrained(folder, safe_serialization=True)
     return folder
 
 
 def write_single_file(
-    pipe: StableDiffusionPipeline | StableDiffusionXLPipeline,
+    pipe: AnyPipeline,
     file: Path,
     *,
     marks: Iterable[str] = (),
@@ -203,19 +238,20 @@ def write_single_file(
     return file
 
 
-def parts(pipe: StableDiffusionPipeline | StableDiffusionXLPipeline) -> Diffusion:
+def parts(pipe: AnyPipeline) -> Diffusion:
     """The pipeline's components as our own code takes them."""
     return Diffusion(
         unet=pipe.unet,
         vae=pipe.vae,
         text_encoders=tuple(text_encoders(pipe)),
         tokenizers=tuple(part for name in ("tokenizer", "tokenizer_2") if (part := getattr(pipe, name, None))),
+        scored=bool(pipe.config.get("requires_aesthetics_score", False)),
         scheduler_config=dict(pipe.scheduler.config),
         zero_empty_negative=bool(pipe.config.get("force_zeros_for_empty_prompt", False)),
     )
 
 
-def text_encoders(pipe: StableDiffusionPipeline | StableDiffusionXLPipeline) -> list[nn.Module]:
+def text_encoders(pipe: AnyPipeline) -> list[nn.Module]:
     """The pipeline's text encoders, in order."""
     return [part for name in ("text_encoder", "text_encoder_2") if (part := getattr(pipe, name, None)) is not None]
 
@@ -227,6 +263,8 @@ def single_file_state(unet: Any, vae: nn.Module, encoders: list[nn.Module]) -> S
         state |= _clip_state(encoders[0], "conditioner.embedders.0.transformer.")
         state |= _open_clip_state(encoders[1], "conditioner.embedders.1.model.")
         state["conditioner.embedders.1.model.logit_scale"] = torch.zeros(())
+    elif isinstance(encoders[0], CLIPTextModelWithProjection):
+        state |= _open_clip_state(encoders[0], "conditioner.embedders.0.model.")
     elif unet.config.use_linear_projection:
         state |= _open_clip_state(encoders[0], "cond_stage_model.model.", spare_layer=True)
     else:

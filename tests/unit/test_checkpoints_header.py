@@ -60,8 +60,8 @@ def refusal(reference: str | Path) -> MissingError:
 
 @pytest.mark.parametrize(
     ("names", "family"),
-    [(SD1_NAMES, "sd1"), (BODY | SD2_TEXT, "sd2"), (BODY | SDXL_TEXT, "sdxl")],
-    ids=["sd1", "sd2", "sdxl"],
+    [(SD1_NAMES, "sd1"), (BODY | SD2_TEXT, "sd2"), (BODY | SDXL_TEXT, "sdxl"), (BODY | REFINER_TEXT, "sdxl-refiner")],
+    ids=["sd1", "sd2", "sdxl", "sdxl-refiner"],
 )
 def test_the_family_is_read_from_the_header(tmp_path: Path, names: dict[str, tuple[int, ...]], family: str) -> None:
     file = write(tmp_path / "model.safetensors", names)
@@ -121,7 +121,6 @@ def test_an_inpainting_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "kind"),
     [
-        (BODY | REFINER_TEXT, "sdxl-refiner"),
         (BODY | SDXL_TEXT | {"edm_mean": (4,)}, "Playground 2.5"),
         ({UNET + "joint_blocks.0.x_block.mlp.fc1.weight": (4, 4)}, "Stable Diffusion 3"),
         ({UNET + "double_blocks.0.img_attn.norm.key_norm.scale": (4,)}, "Flux"),

@@ -22,7 +22,7 @@ MODEL_BOUND = frozenset(
     | {"percentiles", "score_limit"}
 )
 BUILTIN = "builtin"
-FAMILY_PRESETS = {BUILTIN: "default", "sd1": "sd15", "sd2": "sd15", "sdxl": "sdxl"}
+FAMILY_PRESETS = {BUILTIN: "default", "sd1": "sd15", "sd2": "sd15", "sdxl": "sdxl", "sdxl-refiner": "sdxl"}
 
 # The name in an image's metadata → the setting it fills in.
 _ALWAYS = {

@@ -24,7 +24,11 @@ BUILTIN_FOLDER = Path(__file__).parents[1] / "builtin" / "model"
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 PLAIN_VAE = VaeShape((128, 256, 512, 512), False)  # Stable Diffusion's, of all its families
 PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
-_PIPELINES = {"StableDiffusionPipeline": "sd1", "StableDiffusionXLPipeline": "sdxl"}
+_PIPELINES = {
+    "StableDiffusionPipeline": "sd1",
+    "StableDiffusionXLPipeline": "sdxl",
+    "StableDiffusionXLImg2ImgPipeline": "sdxl",
+}
 _INPAINTING = {"StableDiffusionInpaintPipeline": "sd1", "StableDiffusionXLInpaintPipeline": "sdxl"}
 
 
@@ -130,6 +134,8 @@ def _folder(reference: str, path: Path, prediction: str, other: str | None, inpa
     unet, vae = (_json(path / part / "config.json", path) for part in ("unet", "vae"))
     if family_name == "sd1" and unet.get("use_linear_projection"):  # what sets SD 2.x's UNet apart, whatever its size
         family_name = "sd2"
+    if family_name == "sdxl" and index.get("requires_aesthetics_score"):
+        family_name = "sdxl-refiner"
     family = BUILTIN if reference == "builtin" else FAMILIES[family_name]
     made_for_it = _for_inpainting(path, unet.get("in_channels"), vae.get("latent_channels"), inpainting)
     weights = tuple(file for part in PARTS if (index.get(part) or [None])[0] for file in weights_of(path / part))
@@ -237,6 +243,4 @@ def _advice(kind: str) -> str:
     known = ", ".join(family.title for family in FAMILIES.values())
     if kind == "a UNet without its text encoder":
         return "Download the full checkpoint, with text encoder and VAE."
-    if kind == "sdxl-refiner":
-        return "Use the SDXL base model, or another SDXL checkpoint."
     return f"Checkpoints of these families can be run: {known}."

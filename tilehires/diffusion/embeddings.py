@@ -57,6 +57,8 @@ def load(embeddings: Iterable[Embedding], model: Diffusion) -> dict[str, tuple[t
 def _fitting(one: Embedding, model: Diffusion) -> tuple[torch.Tensor, ...]:
     rows = read(one)
     widths = [encoder.get_input_embeddings().weight.shape[1] for encoder in model.text_encoders]
+    if model.scored:
+        rows = rows[-1:]  # SDXL's refiner listens to the second of its two encoders
     got = [tuple(each.shape) for each in rows]
     if [shape[-1] for shape in got] != widths:
         raise MisfitError(

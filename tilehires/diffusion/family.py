@@ -37,9 +37,11 @@ class Family:
 
 _SD1 = ((64, 0.80), (96, 2.15), (128, 4.67), (192, 16.0), (256, 42.2))
 _SDXL = ((64, 1.59), (96, 3.64), (128, 6.76), (192, 17.3), (256, 35.9))
+_REFINER = ((64, 1.62), (96, 3.82), (128, 7.29), (192, 19.6), (256, 43.0))
 
 BUILTIN = Family("builtin", "the built-in model", 128, 192, 512, 8, 0.82 * 1024)
 SD1 = Family("sd1", "Stable Diffusion 1.x", 512, 448, 768, 8, 16.25 * 1024, _SD1)
 SD2 = Family("sd2", "Stable Diffusion 2.x", 768, 448, 768, 8, 16.25 * 1024, _SD1)
 SDXL = Family("sdxl", "Stable Diffusion XL", 1024, 832, 1152, 8, 9.84 * 1024, _SDXL)
-FAMILIES = {family.name: family for family in (SD1, SD2, SDXL)}
+REFINER = Family("sdxl-refiner", "SDXL's refiner", 1024, 832, 1152, 8, 11.81 * 1024, _REFINER)
+FAMILIES = {family.name: family for family in (SD1, SD2, SDXL, REFINER)}

@@ -137,6 +137,7 @@ def unet_config(header: Header, base: Mapping[str, Any]) -> dict[str, Any]:
         channels[-1] = shapes[block + "0.in_layers.2.weight"][0]
         layers[-1] += 1
         depths[-1] = header.count(block + "1.transformer_blocks.")
+    middle = header.count(UNET + "middle_block.1.transformer_blocks.")
     config = {**base, "block_out_channels": channels, "layers_per_block": layers[0]}
     config["in_channels"] = header.input_channels
     config["out_channels"] = shapes[UNET + "out.2.weight"][0]
@@ -145,8 +146,10 @@ def unet_config(header: Header, base: Mapping[str, Any]) -> dict[str, Any]:
         config["cross_attention_dim"] = shapes[first][1]
     if isinstance(base["attention_head_dim"], list):  # heads of 64 channels, where SD 1.x has 8 heads everywhere
         config["attention_head_dim"] = [max(1, width // 64) for width in channels]
-    if any(depth > 1 for depth in depths):
-        config["transformer_layers_per_block"] = [max(1, depth) for depth in depths]
+    if any(depth > 1 for depth in (*depths, middle)):
+        # The last entry is the middle block's too, which attends also where the last level doesn't (SDXL's refiner).
+        layered = [*(max(1, depth) for depth in depths[:-1]), depths[-1] or max(1, middle)]
+        config["transformer_layers_per_block"] = layered
     elif "transformer_layers_per_block" in base:
         config["transformer_layers_per_block"] = [1] * len(channels)
     kinds = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths]
@@ -155,8 +158,9 @@ def unet_config(header: Header, base: Mapping[str, Any]) -> dict[str, Any]:
     added = UNET + "label_emb.0.0.weight"
     if added in shapes:
         config["projection_class_embeddings_input_dim"] = shapes[added][1]
-        pooled = shapes.get(TEXT["sdxl"] + "text_projection", (0, 0))[1]
-        config["addition_time_embed_dim"] = (shapes[added][1] - pooled) // 6
+        kind = "sdxl-refiner" if header.kind == "sdxl-refiner" else "sdxl"
+        pooled = shapes.get(TEXT[kind] + "text_projection", (0, 0))[1]
+        config["addition_time_embed_dim"] = (shapes[added][1] - pooled) // (5 if kind == "sdxl-refiner" else 6)
     return config
 
 

@@ -17,6 +17,9 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_img2img import (
+    StableDiffusionXLImg2ImgPipeline,
+)
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from torch import nn
@@ -24,11 +27,13 @@ from transformers.utils import logging as transformers_logging
 
 from tilehires.diffusion.checkpoints import PARTS, PICKLES, Checkpoint, weights_of
 from tilehires.diffusion.components import Diffusion
+from tilehires.diffusion.family import REFINER
 from tilehires.diffusion.header import TEXT, Header, clip_config, read_header, unet_config, vae_config
 from tilehires.diffusion.vocabulary import clip_tokenizer
 from tilehires.errors import MissingError
 
 CONFIGS = Path(__file__).parent / "configs"
+_PIPELINES: Mapping[str, Any] = {"sdxl": StableDiffusionXLPipeline, "sdxl-refiner": StableDiffusionXLImg2ImgPipeline}
 
 
 def load(checkpoint: Checkpoint, dtype: torch.dtype, vae: str | None) -> Diffusion:
@@ -40,14 +45,15 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype, vae: str | None) -> Diffusi
         other = {} if vae is None else {"vae": load_vae(Path(vae), dtype)}
         read = _from_single if checkpoint.layout == "single-file" else _from_folder
         pipe = read(checkpoint, dtype, other)
-    second = getattr(pipe, "text_encoder_2", None)
+    heard = [name for name in ("text_encoder", "text_encoder_2") if getattr(pipe, name, None) is not None]
     parts = Diffusion(
         unet=pipe.unet,
         vae=pipe.vae,
-        text_encoders=(pipe.text_encoder, second) if second is not None else (pipe.text_encoder,),
-        tokenizers=(pipe.tokenizer, pipe.tokenizer_2) if second is not None else (pipe.tokenizer,),
+        text_encoders=tuple(getattr(pipe, name) for name in heard),
+        tokenizers=tuple(getattr(pipe, name.replace("text_encoder", "tokenizer")) for name in heard),
         scheduler_config=_scheduler_config(pipe.scheduler.config, checkpoint),
         zero_empty_negative=bool(pipe.config.get("force_zeros_for_empty_prompt", False)),
+        scored=checkpoint.family is REFINER,
     )
     for module in parts.modules():
         _check_complete(module, checkpoint.reference)
@@ -111,9 +117,9 @@ def load_vae(path: Path, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:
 
 
 def _from_folder(checkpoint: Checkpoint, dtype: torch.dtype, other: Mapping[str, Any]) -> Any:
-    kind = StableDiffusionXLPipeline if checkpoint.family.name == "sdxl" else StableDiffusionPipeline
+    kind = _PIPELINES.get(checkpoint.family.name, StableDiffusionPipeline)
     unused: dict[str, Any] = (
-        {} if kind is StableDiffusionXLPipeline else {"safety_checker": None, "requires_safety_checker": False}
+        {"safety_checker": None, "requires_safety_checker": False} if kind is StableDiffusionPipeline else {}
     )
     pipe = kind.from_pretrained(
         checkpoint.path,
@@ -146,9 +152,10 @@ def _from_single(checkpoint: Checkpoint, dtype: torch.dtype, other: Mapping[str,
         for part, config in configs(header, family).items():
             _write(folder / part, config)
         common: dict[str, Any] = {"config": name, "local_files_only": True, "torch_dtype": dtype, **other}
-        if family == "sdxl":
-            tokenizers = {"tokenizer": clip_tokenizer(), "tokenizer_2": clip_tokenizer(pad="!")}
-            return StableDiffusionXLPipeline.from_single_file(str(checkpoint.path), **common, **tokenizers)
+        if kind := _PIPELINES.get(family):
+            tokenizers = {"tokenizer": clip_tokenizer()} if family == "sdxl" else {}
+            tokenizers["tokenizer_2"] = clip_tokenizer(pad="!")
+            return kind.from_single_file(str(checkpoint.path), **common, **tokenizers)
         pad = "!" if family == "sd2" else "<|endoftext|>"
         parts = {"tokenizer": clip_tokenizer(pad=pad), "safety_checker": None}
         return StableDiffusionPipeline.from_single_file(str(checkpoint.path), **common, **parts)
@@ -163,7 +170,10 @@ def configs(header: Header, family: str) -> dict[str, dict[str, Any]]:
         "vae/config.json": vae_config(header, _base(family, "vae")) if header.has_vae else _base(family, "vae"),
     }
     text = "text_encoder/config.json"
-    if family == "sdxl":
+    if family == "sdxl-refiner":
+        second = _base(family, "text_encoder_2")
+        files["text_encoder_2/config.json"] = clip_config(header, second, TEXT[family], open_clip=True)
+    elif family == "sdxl":
         files[text] = clip_config(
             header, _base(family, "text_encoder"), "conditioner.embedders.0.transformer.", open_clip=False
         )

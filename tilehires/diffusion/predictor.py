@@ -16,6 +16,7 @@ from tilehires.geometry import Box, Size
 from tilehires.tiling.engine import TiledDenoiser, expand
 
 TimeIds = Literal["tile", "global", "crop"]
+SCORE, AVOIDED_SCORE = 6.0, 2.5  # aesthetic scores, as the refiner's makers use it (Podell et al. 2023)
 TileConditioning = Callable[[int, Box], Conditioning]
 """(step of the pass, a tile's box in cells) → what that tile listens to. Asked once a tile and step: keep what it encodes."""
 
@@ -97,10 +98,12 @@ class Predictor:
         }
         pooled = [one.pooled for one in heard if one.pooled is not None]
         if pooled:
-            ids = torch.tensor([self._ids(box) for box in boxes], dtype=tiles.dtype, device=self.device)
+            avoided = question.condition.batch if question.condition.guided else 0
+            entries = range(len(question.condition.embeds))[some]
+            ids = [self._ids(box, avoided=entry < avoided) for entry in entries for box in boxes]
             conditions["added_cond_kwargs"] = {
                 "text_embeds": beside_each_other(_taken(pooled, some)),
-                "time_ids": ids.repeat(len(tiles) // len(boxes), 1),
+                "time_ids": torch.tensor(ids, dtype=tiles.dtype, device=self.device),
             }
         latents, factor = tiles[:, : question.depth], self.model.vae_factor
         added = residuals(question.controls, latents, question.t, boxes, factor, **conditions)
@@ -123,15 +126,22 @@ class Predictor:
             )
         return self._placed[id(own)][1]
 
-    def _ids(self, box: Box) -> tuple[int, ...]:
-        """SDXL's original size, crop corner and target size, each as (height, width) in pixels."""
+    def _ids(self, box: Box, *, avoided: bool) -> tuple[float, ...]:
+        """SDXL's original size, crop corner and target size, each as (height, width) in pixels.
+
+        For its refiner an aesthetic score in place of the target size; `avoided`: a low one, for the negative prompt.
+        """
+        size, corner, target = self._sizes(box)
+        return (*size, *corner, *((AVOIDED_SCORE if avoided else SCORE,) if self.model.scored else target))
+
+    def _sizes(self, box: Box) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
         box = box.scale(self.model.vae_factor)
         canvas = (self.size.height, self.size.width)
         if self.time_ids == "global":
-            return (*canvas, 0, 0, *canvas)
+            return canvas, (0, 0), canvas
         if self.time_ids == "crop":
-            return (*canvas, box.y0, box.x0, box.height, box.width)
-        return (box.height, box.width, 0, 0, box.height, box.width)
+            return canvas, (box.y0, box.x0), (box.height, box.width)
+        return (box.height, box.width), (0, 0), (box.height, box.width)
 
 
 def beside_each_other(values: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -148,13 +148,12 @@ def _one(
     model: Diffusion, cut: Sequence[Sequence[Chunk]], encoding: Encoding, device: torch.device | str
 ) -> tuple[torch.Tensor, ...]:
     """The embeds of all encoders side by side; and for SDXL the last encoder's pooled answer to the first chunk."""
-    double = len(model.text_encoders) > 1
     parts, pooled = [], None
     for encoder, tokenizer, own in zip(model.text_encoders, model.tokenizers, cut, strict=True):
         ids = _ids(tokenizer, own).to(device)
         with _standing_in(encoder, own):
-            answer = encoder(ids, output_hidden_states=double or encoding.clip_skip > 1)
-        if double:
+            answer = encoder(ids, output_hidden_states=model.pooled or encoding.clip_skip > 1)
+        if model.pooled:
             hidden, pooled = answer.hidden_states[-2], answer[0][:1]
         elif encoding.clip_skip == 1:
             hidden = answer[0]
