@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from tests.batches import FAST, Workplace, draw, leftovers, outputs
 from tilehires.batch import log, runner
 from tilehires.batch.patience import time_limit
 from tilehires.batch.space import MB, Space, night
+from tilehires.cli import main
 from tilehires.errors import ExitCode, ImageError
 from tilehires.stages.redenoise import PassStage
 
@@ -220,3 +224,61 @@ def test_old_logs_go(tmp_path: Path) -> None:
     log.RunLog(tmp_path).close()
     left = sorted(path.name for path in tmp_path.iterdir())
     assert len(left) == log.KEPT and left[0] == "20200101T000001.jsonl"
+
+
+# Endings that were asked for
+
+
+def test_until_finishes_the_stage_at_work_and_the_next_run_goes_on(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three(place)
+    assert place.run(*FAST, "--scale", "4", output=place.root / "whole").code == ExitCode.OK
+    late: list[bool] = []
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now() + timedelta(days=2 if late else 0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "datetime", Clock)
+        on_b(patch, lambda: late.append(True))
+        ended = place.run(*FAST, "--scale", "4", "--until", "07:00")
+    assert ended.code == ExitCode.INTERRUPTED, ended.out + ended.err
+    assert set(outputs(place.output)) == {"a.png"} and "same command goes on" in ended.out
+    assert place.run(*FAST, "--scale", "4").code == ExitCode.OK
+    assert place.cached_stages("b.png")["hires"] and not place.cached_stages("b.png")["tiled.1"]
+    assert outputs(place.output) == outputs(place.root / "whole")
+
+
+def test_until_takes_a_time_of_day(place: Workplace) -> None:
+    three(place)
+    assert place.run(*FAST, "--until", "25:00").code == ExitCode.USAGE
+    assert not place.output.exists()
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_ends_at_once(place: Workplace, first: signal.Signals) -> None:
+    three(place)
+    ready, told = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+
+            def busy(*_: Any) -> None:
+                for word in (b"1", b"2"):
+                    with contextlib.suppress(KeyboardInterrupt):
+                        os.write(told, word)
+                        time.sleep(60)
+
+            PassStage.run = busy  # pyright: ignore[reportAttributeAccessIssue]
+            main(["run", str(place.input), "-o", str(place.output), *FAST])
+        finally:
+            os._exit(99)
+    os.close(told)
+    assert os.read(ready, 1) == b"1"
+    os.kill(child, first)
+    assert os.read(ready, 1) == b"2"
+    os.kill(child, signal.SIGINT)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == ExitCode.INTERRUPTED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -40,6 +40,8 @@ class Context:
     models: Mapping[str, str]
     """Names of the models in use, and their hashes, for the outputs' metadata."""
     decoder: Decoder
+    ask: Callable[[], None] = lambda: None
+    """Called before each stage; raises Interrupted when the run is to end there."""
 
 
 def process(job: Job, context: Context) -> Record:
@@ -123,6 +125,7 @@ def _compute(
     entries: list[Entry] = [entry for entry in cached[:start] if entry]
     spendings = [Spent()] * start
     for stage, key in zip(job.stages[start:], keys[start:], strict=True):
+        context.ask()
         names = [earlier.name for earlier in job.stages]
         source = Source(picture.pixels, dict(zip(names, (entry.facts for entry in entries), strict=False)))
         meter = Meter(context.tools.bay.device)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from tilehires import detectors
@@ -47,10 +48,12 @@ class RunOptions:
     """What isn't a setting because it changes no image. `force`: stages to redo, with all that follow ("tiled": all).
 
     `redo`: a reviewer's file of marks; then only the images marked so are made, and the others' records stand.
+    `until`: local time after which no stage begins any more.
     """
 
     force: tuple[str, ...] = ()
     redo: Path | None = None
+    until: datetime | None = None
     command: str = ""
 
 
@@ -114,8 +117,8 @@ class _Run:
             force=_forced(options.force),
             models={one.reference: workspace.hashes.sha256(one.unet_file) for one in setup.checkpoints},
             decoder=decoder,
+            ask=self._ask,
         )
-
         self.finished = self._finished(setup)
         self.reported, self.report_took = time.monotonic(), 0.0
 
@@ -136,6 +139,7 @@ class _Run:
         self.progress.begin_batch(len(todo))
         try:
             for image in todo:
+                self._ask()
                 self._one(image)
         except (KeyboardInterrupt, Interrupted):
             interrupted = True
@@ -229,6 +233,11 @@ class _Run:
         record = Record(image.id, FileRecord(image.id, (0, 0), ""), None, "failed", error=error)
         self.workspace.write_record(record)
         return record
+
+    def _ask(self) -> None:
+        """Before each stage: raise Interrupted once it is later than the run may last."""
+        if self.options.until and datetime.now() >= self.options.until:
+            raise Interrupted(f"It is {self.options.until:%H:%M}.", hint="The same command goes on from here.")
 
     def _now_and_then(self) -> None:
         """The report of a night that goes on, so seldom that it takes a twentieth of the time at most."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from datetime import datetime, timedelta
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import click
 
 from tilehires.cli.options import config_of, setting_options
+from tilehires.errors import ExitCode
 
 SOURCE = click.argument("input", metavar="[INPUT]", default="input", type=click.Path(path_type=Path))
 OUTPUT = click.option(
@@ -15,10 +20,40 @@ OUTPUT = click.option(
 )
 
 
+def _until(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
+    """The next time that the clock shows HH:MM."""
+    if value is None:
+        return None
+    try:
+        asked = datetime.strptime(value, "%H:%M").time()
+    except ValueError as error:
+        raise click.BadParameter("write a time of day like 07:00", ctx, param) from error
+    now = datetime.now()
+    today = datetime.combine(now.date(), asked)
+    return today if today > now else today + timedelta(days=1)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """The first signal ends the run in order; whoever sends a second doesn't want to wait for the report either."""
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, _stop_at_once)
+    raise KeyboardInterrupt
+
+
+def _stop_at_once(number: int, frame: FrameType | None) -> NoReturn:
+    os._exit(ExitCode.INTERRUPTED)
+
+
 @setting_options
 @click.command()
 @SOURCE
 @OUTPUT
+@click.option(
+    "--until",
+    metavar="HH:MM",
+    callback=_until,
+    help="Finish the stage at work at that time of day and stop (exit 130); the next run goes on.",
+)
 @click.option(
     "--force",
     multiple=True,
@@ -38,6 +73,7 @@ def run(
     ctx: click.Context,
     input: Path,
     output: Path,
+    until: datetime | None,
     force: tuple[str, ...],
     redo: Path | None,
     quiet: bool,
@@ -55,10 +91,11 @@ def run(
     from tilehires.cli.bars import progress_for
 
     # A stop asked for by the system (a shutdown, `kill`) keeps what is done, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, _stop)
     with progress_for(quiet=quiet, verbose=verbose) as progress:
         summary = runner.run(
-            config, input, output, options=runner.RunOptions(force=force, redo=redo), progress=progress
+            config, input, output, options=runner.RunOptions(force=force, redo=redo, until=until), progress=progress
         )
     if summary.exit_code or not quiet:
         for line in summary.lines():
