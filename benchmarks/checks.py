@@ -1,22 +1,20 @@
-"""Which defects the checks find, and how many good images they flag.
+"""Which defects the checks find at a preset's calibration, and how many good images they flag.
 
-    python -m benchmarks.checks [--quick]
+    python -m benchmarks.checks FOLDER [--quick] [--preset FILE]
 
-Good images: photographs of scikit-image (crops of 256², halved or quartered by area) brought back to 2x and 4x by the
-built-in upscalers and Lanczos, and `tilehires run` at 2x with the built-in model at denoise 0.05 and 0.2, cached in the
-system's temporary folder. Photographs CALIBRATION set the limits that flag 2 % of them in all (checks.calibration);
-photographs JUDGED are others. The starting limits of docs/checks.md were set on neither.
+The good images are what `tilehires run` makes of the judged pictures of tools.calibration_pictures at the default
+preset's settings, in tiles of 192 px so that there are seams to judge. They are made in FOLDER/judged-out, unless a
+report is there already. The limits are those of the preset FILE that `tilehires calibrate` wrote from runs of the other
+pictures of that tool, at the same settings: no photograph and no drawing is in both. Without FILE, the default preset's.
 
 Into the judged images defects are put, kinds × severities, with fixed seeds. For each the table prints the recall of its
-check at the starting and at the calibrated limit, the precision (of what is flagged among as many good as spoilt images,
-calibrated), and the AUC of the check's value; then the share of good judged images flagged in all.
+check at its starting limit (docs/checks.md) and at the preset's, the precision (of what is flagged among as many good as
+spoilt images, at the preset's), and the AUC of the check's value; then the share of good judged images flagged in all.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,22 +22,19 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import skimage.data
-from PIL import Image
 
-from tilehires import run, upscalers
+from tilehires import run
+from tilehires.batch.inspection import recorded_tiles
 from tilehires.checks import check
 from tilehires.checks.boundaries import boundaries
-from tilehires.checks.calibration import limits
+from tilehires.checks.calibration import Calibration
 from tilehires.checks.planes import blurred
 from tilehires.config import Config
-from tilehires.geometry import Box, Size
+from tilehires.geometry import Box
 from tilehires.images import read
-from tilehires.tiling.grid import elastic_grid
+from tilehires.report.document import load
+from tools.calibration_pictures import JUDGED, write
 
-CALIBRATION = ("coffee", "chelsea", "rocket", "brick", "moon", "coins", "retina")
-JUDGED = ("astronaut", "camera", "grass", "gravel", "hubble_deep_field", "immunohistochemistry", "stereo_motorcycle")
-CROP = 384
 HARD = ("black", "finite", "size")
 
 
@@ -58,59 +53,29 @@ def rounded(image: np.ndarray) -> np.ndarray:
     return (np.rint(np.clip(image, 0, 1) * 255) / 255).astype(np.float32)
 
 
-def photograph(name: str, corner: int) -> np.ndarray:
-    """A crop of CROP² (or what there is) from one of two corners, float32 in [0, 1]."""
-    image = getattr(skimage.data, name)()
-    image = image[0] if isinstance(image, tuple) else image
-    image = np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image[..., :3]
-    sides = [min(CROP, side) // 8 * 8 for side in image.shape[:2]]
-    y, x = ((side - part) * corner // 1 for side, part in zip(image.shape[:2], sides, strict=True))
-    return image[y : y + sides[0], x : x + sides[1]].astype(np.float32) / 255
-
-
-def grid(size: Size) -> tuple[Box, ...]:
-    """Tiles of at most 192 px that overlap by 48."""
-    canvas = size.ceil_to(8)
-    return tuple(tile.box.clip(size) for tile in elastic_grid(canvas, tile_max=192, overlap=48).tiles)
-
-
-def samples(names: Sequence[str], folder: Path, *, quick: bool) -> list[Sample]:
-    """Every good output of these photographs."""
-    made = []
-    for name in names:
-        for corner in (0,) if quick else (0, 1):
-            image = photograph(name, corner)
-            size = Size(image.shape[1], image.shape[0])
-            for factor in (2, 4):
-                small = rounded(cv2.resize(image, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA))
-                for upscaler in ("builtin" if factor == 2 else "builtin-4x", "Lanczos"):
-                    output = rounded(upscalers.resolve(upscaler).upscale(small, size))
-                    made.append(Sample(f"{name} {corner} {factor}x {upscaler}", output, small, grid(size)))
-                if factor == 2 and not corner:
-                    for denoise in (0.05, 0.2):
-                        output = rendered(small, denoise, folder)
-                        made.append(Sample(f"{name} {corner} run {denoise}", output, small, grid(size)))
-    return made
-
-
-def rendered(image: np.ndarray, denoise: float, folder: Path) -> np.ndarray:
-    """`tilehires run` at 2x in tiles of 192 px, kept in `folder`."""
-    key = hashlib.sha256(image.tobytes() + repr(denoise).encode()).hexdigest()[:16]
-    kept = folder / f"{key}.png"
-    if not kept.is_file():
+def samples(folder: Path) -> list[Sample]:
+    """The judged pictures and what the default preset makes of them."""
+    inputs, outputs = folder / "judged", folder / "judged-out"
+    if not (outputs / "report" / "report.json").is_file():
+        write(inputs, JUDGED)
         values = {
-            "hires": {"denoise": denoise, "max_canvas": 256},
+            "hires": {"max_canvas": 256},
             "tiled": {"tile_max": 192, "tile_min": 128, "overlap": 48},
             "run": {"device": "cpu"},
-            "check": {"enabled": False},
         }
-        source = folder / f"{key}-in.png"
-        Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(source)
-        summary = run(Config.load().with_layer(values, "benchmark"), source, folder / key)
+        summary = run(Config.load().with_layer(values, "benchmark"), inputs, outputs)
         if summary.failed:
             raise SystemExit("\n".join(summary.lines()))
-        (folder / key / source.name).rename(kept)
-    return read(kept).pixels
+    return [
+        Sample(
+            one["id"],
+            read(outputs / one["output"]["path"]).pixels,
+            read(inputs / one["id"]).pixels,
+            recorded_tiles(one),
+        )
+        for one in load(outputs)["images"]
+        if one["status"] == "done"
+    ]
 
 
 # The defects. Each takes an output, its severity, its tiles and a generator.
@@ -231,23 +196,26 @@ def above(values: dict[str, float], names: Sequence[str], limit: dict[str, float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one crop of each photograph instead of two")
-    quick = parser.parse_args().quick
-    folder = Path(tempfile.gettempdir()) / "tilehires-benchmark-checks"
-    folder.mkdir(exist_ok=True)
-    first, second = samples(CALIBRATION, folder, quick=quick), samples(JUDGED, folder, quick=quick)
-    own = starting(second)
-    good = [measured(one, one.output) for one in second]
-    calibrated = own | limits([{k: v for k, v in measured(s, s.output).items() if k not in HARD} for s in first])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--quick", action="store_true", help="spoil every second image, at the middle severity only")
+    parser.add_argument("--preset", help="a preset with a calibration")
+    given = parser.parse_args()
+    every = samples(given.folder)
+    spoilt = every[::2] if given.quick else every
+    own = starting(every)
+    good = [measured(one, one.output) for one in every]
+    settings = Config.load(given.preset).settings.check
+    calibrated = own | Calibration.of_tables(settings.percentiles, settings.score_limit).limits() | settings.limits
     calibrated |= dict.fromkeys(HARD, 0.0)
-    print(f"limits from {len(first)} good outputs of {', '.join(CALIBRATION)}")
-    print("   " + ", ".join(f"{name} {calibrated[name]:.3g} (start {own[name]:.3g})" for name in sorted(calibrated)))
-    print(f"judged on {len(second)} good outputs of {', '.join(JUDGED)}\n")
+    print(
+        "limits: " + ", ".join(f"{name} {calibrated[name]:.3g} (start {own[name]:.3g})" for name in sorted(calibrated))
+    )
+    print(f"{len(every)} good images; defects put into {len(spoilt)} of them\n")
     print(f"{'defect':18}{'severity':>9}{'start: recall':>15}{'calibrated':>12}{'precision':>11}{'AUC':>7}{'n/a':>6}")
     for kind, (names, spoil, severities) in DEFECTS.items():
-        for severity in severities:
+        for severity in severities[1:2] if given.quick else severities:
             bad = []
-            for i, one in enumerate(second):
+            for i, one in enumerate(spoilt):
                 output = rounded(spoil(one, severity, np.random.default_rng(i)))
                 bad.append(measured(one, output, names))
             judged = [values for values in bad if any(name in values for name in names)]
