@@ -195,7 +195,7 @@ def above(values: dict[str, float], names: Sequence[str], limit: dict[str, float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Recall, precision and AUC of the artifact checks.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--quick", action="store_true", help="spoil every second image, at the middle severity only")
     parser.add_argument("--preset", help="a preset with a calibration")

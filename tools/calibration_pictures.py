@@ -44,7 +44,7 @@ def pictures(names: tuple[str, ...]) -> Iterator[tuple[str, Image]]:
     """(name, RGB) of one of the two sets."""
     for name in names:
         whole = photograph(name)
-        half = cv2.resize(whole, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        half = cv2.resize(whole, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA).astype(np.uint8)
         for kind, image in (("whole", whole), ("half", half)):
             for i, crop in enumerate(crops(image)):
                 yield f"{name}-{kind}-{i}", crop
@@ -62,7 +62,7 @@ def write(folder: Path, names: tuple[str, ...]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Write one of two sets of good pictures.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--judged", action="store_true", help="the set that the limits are judged on")
     given = parser.parse_args()
