@@ -126,6 +126,7 @@ def test_ten_thousand_images_stay_small(place: Workplace, config: Config, monkey
 
     monkeypatch.setattr(runner, "prepare", lambda image, *_: Kept(image))
     monkeypatch.setattr(runner, "space_of", lambda job: None)
+    monkeypatch.setattr(runner._Run, "_context_of", lambda self, job: self.context)
     monkeypatch.setattr(runner, "process", lambda job, context: process(job.image))
     monkeypatch.setattr(runner, "report_of", lambda *_, **__: "")
     monkeypatch.setattr("tilehires.files.os.fsync", lambda handle: None)
