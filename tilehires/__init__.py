@@ -6,12 +6,13 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-__all__ = ["Config", "__version__", "run"]
+__all__ = ["Config", "__version__", "generate", "run"]
 __version__ = "0.1.0"
 
-_HOMES = {"Config": "tilehires.config", "run": "tilehires.batch.runner"}
+_HOMES = {"Config": "tilehires.config", "generate": "tilehires.batch.runner", "run": "tilehires.batch.runner"}
 
 Config: Any
+generate: Callable[..., Any]
 run: Callable[..., Any]
 
 

@@ -48,7 +48,8 @@ class Record:
     """One input's fate."""
 
     id: str
-    input: FileRecord
+    input: FileRecord | None
+    """None where the picture was made from a prompt."""
     output: FileRecord | None
     status: Status
     cached: bool = False
@@ -62,6 +63,8 @@ class Record:
     """Every detection of the detail passes and its fate, in output pixels."""
     score: float | None = None
     """The largest percentile of its checks' values among good images, 0 to 100; None without a calibration."""
+    before: FileRecord | None = None
+    """The first pass of a prompt, where it was kept beside the output."""
     review: str = ""
     """"accepted" when a reviewer found the output good, whatever the checks say."""
 
@@ -77,7 +80,7 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         """As it stands in report.json."""
         body: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
-        for name in ("input", "output", "error"):
+        for name in ("input", "output", "before", "error"):
             body[name] = asdict(body[name]) if body[name] else None
         # Not asdict: it would copy the settings, which ten thousand records share.
         body["stages"] = [{one.name: getattr(stage, one.name) for one in fields(stage)} for stage in self.stages]
@@ -91,7 +94,7 @@ class Record:
         """The inverse of `to_json`. Raises KeyError, TypeError or ValueError on anything else: the caller redoes the image."""
         return cls(
             id=body["id"],
-            input=_file(body["input"]),
+            input=_file(body["input"]) if body["input"] else None,
             output=_file(body["output"]) if body["output"] else None,
             status=body["status"],
             cached=body["cached"],
@@ -106,6 +109,7 @@ class Record:
             notes=tuple(body["notes"]),
             regions=tuple(body.get("regions", ())),
             score=body.get("score"),
+            before=_file(body["before"]) if body.get("before") else None,
             review=body.get("review", ""),
         )
 

@@ -194,7 +194,7 @@ def test_a_preset_without_its_checkpoint_is_exit_5(seen: Seen, capsys: pytest.Ca
     assert not seen.calls, "the built-in model must not silently take its place"
 
 
-@pytest.mark.parametrize("flag", ["--detail", "--generate", "--watch", "--until", "--first-pass-only"])
+@pytest.mark.parametrize("flag", ["--watch", "--until"])
 def test_what_is_not_built_yet_does_not_exist(seen: Seen, flag: str) -> None:
     assert command("run", flag) == ExitCode.USAGE, "when this is built, take it out of this list"
 

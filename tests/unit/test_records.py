@@ -59,7 +59,6 @@ def test_info_is_no_flag() -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        {"input": None},
         {"input": {"path": "a"}},
         {"input": {"path": "a", "size": [1], "sha256": ""}},
         {"stages": [{}]},

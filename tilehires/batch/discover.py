@@ -1,11 +1,11 @@
-"""Which files of a folder are images to do, under which name each is written, and why the others are skipped."""
+"""Which files of a folder are images or prompts to do, under which name each is written, and why the others are skipped."""
 
 from __future__ import annotations
 
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,28 @@ SIDECAR_SUFFIXES = (".toml", ".txt")
 
 
 @dataclass(frozen=True, slots=True)
+class Prompt:
+    """A picture that is still to be made. `text`: its prompt, None where its sidecars say it. `number`: which of several of
+    one prompt it is, from 0; its seed is that much higher.
+    """
+
+    text: str | None = None
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
-    """An image to do: `id` is its path in the input folder with forward slashes, `output` the same in the output folder."""
+    """An image to do: `id` is its path in the input folder with forward slashes, `output` the same in the output folder.
+
+    With a `prompt` there is no image as yet: `path` is the file that asks for it. `before`: where its first pass goes.
+    """
 
     id: str
     path: Path
     output: str
     sidecars: tuple[Path, ...]
+    prompt: Prompt | None = None
+    before: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +57,29 @@ class Discovery:
     skipped: tuple[Skipped, ...]
 
 
-def discover(source: Path, output: Path, *, suffix: str, follow_links: bool = False) -> Discovery:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Something to do whose output has no name yet. `name`: the file name the output's is made from."""
+
+    name: str
+    path: Path
+    sidecars: tuple[Path, ...]
+    prompt: Prompt | None = None
+
+
+def discover(
+    source: Path,
+    output: Path,
+    *,
+    suffix: str,
+    follow_links: bool = False,
+    pictures: Callable[[Sequence[Path]], int] | None = None,
+) -> Discovery:
     """Look at a folder and all its subfolders, or at one file.
 
-    `suffix` is the outputs' (".png"). Raises RunError when there is nothing to look at, no image, or when the output folder
-    lies inside the input folder: the next run would take its outputs for inputs.
+    `suffix` is the outputs' (".png"). `pictures`: how many pictures the prompt and settings in some files ask for; None:
+    prompts without an image are skipped. Raises RunError when there is nothing to look at, nothing to do, or when the
+    output folder lies inside the input folder: the next run would take its outputs for inputs.
     """
     if not source.exists():
         raise RunError(f"There is no {source}.", hint="Name a folder of images or one image: tilehires run FOLDER.")
@@ -60,26 +93,63 @@ def discover(source: Path, output: Path, *, suffix: str, follow_links: bool = Fa
                 hint="Choose a folder outside of it with -o, or the next run would upscale the outputs.",
             )
         root, walked = source, sorted(_walk(source, source, follow_links))
-    images = [(name, path) for name, path, reason in walked if not reason and _is_image(path)]
-    taken = {path for _, path in images}
-    sidecars: dict[Path, list[Path]] = {}
-    for path in taken:
-        for extension in SIDECAR_SUFFIXES:
-            for beside in (path.with_suffix(extension), path.with_name(path.name + extension)):
-                # Path.is_file raises on a name that is too long, as that of a 255-byte one's sidecar is.
-                if os.path.isfile(beside) and beside not in sidecars.get(path, []):  # noqa: PTH113
-                    sidecars.setdefault(path, []).append(beside)
-    used = {beside for besides in sidecars.values() for beside in besides}
-    skipped = [
-        Skipped(name, reason or _why_not(path))
+    wanted = {
+        name: _Wanted(
+            name, path, _beside(path, (path.with_suffix, lambda end, path=path: path.with_name(path.name + end)))
+        )
         for name, path, reason in walked
-        if path not in taken and path not in used
-    ]
-    if not images:
+        if not reason and _is_image(path)
+    }
+    used = {beside for image in wanted.values() for beside in image.sidecars}
+    if pictures:
+        lone = [(name, path) for name, path, reason in walked if not reason and path not in used]
+        wanted |= _prompts([(name, path) for name, path in lone if _is_sidecar(path)], pictures)
+        used |= {beside for one in wanted.values() for beside in one.sidecars}
+    taken = used | {one.path for one in wanted.values()}
+    skipped = [Skipped(name, reason or _why_not(path)) for name, path, reason in walked if path not in taken]
+    if not wanted:
         raise RunError(f"There is no image in {source}.", hint=_advice(source, skipped))
-    outputs = _output_names([name for name, _ in images], suffix)
-    found = [Found(name, path, outputs[name], tuple(sidecars.get(path, ()))) for name, path in images]
-    return Discovery(root, tuple(found), tuple(skipped))
+    return Discovery(root, tuple(_named(wanted, suffix)), tuple(skipped))
+
+
+def _beside(path: Path, names: Sequence[Callable[[str], Path]]) -> tuple[Path, ...]:
+    """The sidecars of a file that exist."""
+    found = (name(end) for end in SIDECAR_SUFFIXES for name in names)
+    # Path.is_file raises on a name that is too long, as that of a 255-byte one's sidecar is.
+    return tuple(dict.fromkeys(one for one in found if os.path.isfile(one)))  # noqa: PTH113
+
+
+def _prompts(lone: Sequence[tuple[str, Path]], pictures: Callable[[Sequence[Path]], int]) -> dict[str, _Wanted]:
+    """Jobs from prompts and settings without an image; fox.txt and fox.toml together are one."""
+    jobs: dict[str, _Wanted] = {}
+    stems: set[Path] = set()
+    # A .txt before a .toml: it gives the job its name.
+    for name, path in sorted(lone, key=lambda one: one[1].suffix.lower() != ".txt"):
+        stem = path.with_suffix("")
+        if stem in stems:
+            continue
+        stems.add(stem)
+        sidecars = tuple(dict.fromkeys((*_beside(path, (path.with_suffix,)), path)))
+        count = pictures(sidecars)
+        for number in range(count):
+            shown = name if count == 1 else f"{stem.name}-{number + 1}{path.suffix}"
+            label = name if count == 1 else f"{name}#{number + 1}"
+            folder, _, _ = name.rpartition(path.name)
+            jobs[label] = _Wanted(folder + Path(shown).name, path, sidecars, Prompt(number=number))
+    return dict(sorted(jobs.items(), key=lambda item: (item[1].path, item[1].prompt.number if item[1].prompt else 0)))
+
+
+def _named(wanted: Mapping[str, _Wanted], suffix: str) -> Iterator[Found]:
+    outputs = _output_names({label: one.name for label, one in wanted.items()}, suffix)
+    taken = {output.casefold() for output in outputs.values()}
+    for label, one in wanted.items():
+        before = ""
+        if one.prompt:
+            before = str(Path(outputs[label]).with_suffix(f".before{suffix}").as_posix())
+            while before.casefold() in taken:
+                before = Path(before).with_suffix(f".before{suffix}").as_posix()
+            taken.add(before.casefold())
+        yield Found(label, one.path, outputs[label], one.sidecars, one.prompt, before)
 
 
 def _walk(folder: Path, root: Path, follow_links: bool) -> Iterator[tuple[str, Path, str]]:
@@ -113,9 +183,13 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
+def _is_sidecar(path: Path) -> bool:
+    return path.suffix.lower() in SIDECAR_SUFFIXES
+
+
 def _why_not(path: Path) -> str:
-    if path.suffix.lower() in SIDECAR_SUFFIXES:
-        return "a prompt or settings without an image of the same name"
+    if _is_sidecar(path):
+        return "a prompt or settings without an image of the same name (--generate makes one)"
     return f"not an image by its name ({path.suffix or 'no extension'})"
 
 
@@ -126,18 +200,16 @@ def _advice(source: Path, skipped: list[Skipped]) -> str:
     return f"{len(skipped)} other file(s) are there; images end in {known}."
 
 
-def _output_names(ids: list[str], suffix: str) -> dict[str, str]:
-    """Each id's output path: the stem, and where two inputs share one (also but for case), the whole name.
+def _output_names(wanted: Mapping[str, str], suffix: str) -> dict[str, str]:
+    """Each id's output path, from its file name: the stem, and where two share one (also but for case), the whole id.
 
-    Names that still collide with another's ("a.jpg.png" beside "a.jpg" and "a.png") keep their whole names as well.
+    Names that still collide with another's ("a.jpg.png" beside "a.jpg" and "a.png") keep their whole ids as well.
     """
-    plain = {name: Path(name).with_suffix(suffix).as_posix() for name in ids}
-    whole = {name: name + suffix for name in ids}
-    count = Counter(output.casefold() for output in plain.values())
-    chosen = {name: plain[name] if count[plain[name].casefold()] == 1 else whole[name] for name in ids}
+    whole = {label: label + suffix for label in wanted}
+    chosen = {label: Path(name).with_suffix(suffix).as_posix() for label, name in wanted.items()}
     while True:
         count = Counter(output.casefold() for output in chosen.values())
-        clash = [name for name in ids if count[chosen[name].casefold()] > 1 and chosen[name] != whole[name]]
+        clash = [label for label in wanted if count[chosen[label].casefold()] > 1 and chosen[label] != whole[label]]
         if not clash:
             return chosen
-        chosen |= {name: whole[name] for name in clash}
+        chosen |= {label: whole[label] for label in clash}

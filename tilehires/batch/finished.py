@@ -122,7 +122,9 @@ class Finished:
         return self._shared.setdefault(json.dumps(value, sort_keys=True), value)
 
     def _made(self, image: Found) -> list[Any]:
-        return [image.output, *stamp(self._output / image.output)]
+        # A prompt's first pass may be kept as well; where it isn't, its stamp is empty each time.
+        kept = stamp(self._output / image.before) if image.before else []
+        return [image.output, *stamp(self._output / image.output), *kept]
 
     def _key_of(self, own: str) -> str:
         return f"{self._key}/{own}"

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from tilehires import checks, metadata, upscalers
-from tilehires.batch.discover import Found
+from tilehires.batch.discover import Found, Prompt
 from tilehires.batch.hashes import HashMemory
 from tilehires.config import Config
-from tilehires.config.settings import hires_pass, tiled_pass
+from tilehires.config.layers import Rank
+from tilehires.config.settings import Settings, hires_pass, tiled_pass
 from tilehires.diffusion import samplers
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.errors import ImageError, RunError
-from tilehires.images import Decoder, InProcess, Isolated, Probe, check_writable
+from tilehires.geometry import Size
+from tilehires.images import Decoder, InProcess, Isolated, check_writable
 from tilehires.stages import Stage
 from tilehires.stages.controls import found
 from tilehires.stages.detail import DetailStage
+from tilehires.stages.generate import GenerateStage, first_size
 from tilehires.stages.order import stages_of
 from tilehires.stages.redenoise import PassStage
 from tilehires.stages.route import Route, route
@@ -30,15 +34,16 @@ RUN_WIDE = (
     *("run.device", "run.format", "run.cache_limit", "run.resolve_links"),
     *("run.decode_isolated", "run.decode_seconds"),
     *("run.deterministic", "run.strict", "run.limit", "run.image_time_limit"),
+    *("run.generate", "run.first_pass_only"),
 )
 
 
 @dataclass(frozen=True)
 class Job:
-    """One image and everything that will be done to it."""
+    """One image, or one prompt, and everything that will be done to it. `size`: the image's, or its first pass's."""
 
     found: Found
-    probe: Probe
+    size: Size
     sha256: str
     config: Config
     seed: int
@@ -49,6 +54,12 @@ class Job:
     def id(self) -> str:
         return self.found.id
 
+    @property
+    def before(self) -> str:
+        """Where the first pass is kept in the output folder; "" where it isn't."""
+        keeps = self.found.prompt and self.route.steps and self.config.settings.hires.keep_before
+        return self.found.before if keeps else ""
+
 
 def decoder_of(config: Config) -> Decoder:
     """What decodes a run's images; to be closed at its end."""
@@ -57,7 +68,9 @@ def decoder_of(config: Config) -> Decoder:
 
 
 def prepare(found: Found, config: Config, checkpoint: Checkpoint, hashes: HashMemory, decoder: Decoder) -> Job:
-    """Read the header and sidecars of an image and plan its way with the run's checkpoint. Raises ImageError."""
+    """Read an image's header, or a prompt, and its sidecars, and plan its way with the run's checkpoint. Raises ImageError."""
+    if found.prompt:
+        return _prepared_prompt(found, found.prompt, config, checkpoint)
     limits = config.settings.run
     header = decoder.probe(found.path, max_pixels=limits.max_pixels)
     said = metadata.read(header.texts) or metadata.Metadata()
@@ -69,32 +82,69 @@ def prepare(found: Found, config: Config, checkpoint: Checkpoint, hashes: HashMe
         source=said.source,
         notes=said.notes,
     )
-    settings = mine.settings
     _refuse_run_wide(mine, config)
-    way = route(header.size, settings.hires, max_pixels=settings.run.max_pixels)
-    check_writable(settings.run.format, way.target)
     try:
         digest = hashes.sha256(found.path)
     except OSError as error:
         raise ImageError(
             f"{found.path} can't be read: {error.strerror}.", hint="Check the file's permissions."
         ) from error
-    # 32 bits of the hash: what A1111 and its peers take for a seed, so that it can be typed in there as well.
-    seed = settings.generate.seed if settings.generate.seed >= 0 else int(digest[:8], 16)
+    way = route(header.size, mine.settings.hires, max_pixels=mine.settings.run.max_pixels)
+    return _planned(Job(found, header.size, digest, mine, 0, way, ()), config, checkpoint)
+
+
+def _prepared_prompt(found: Found, prompt: Prompt, config: Config, checkpoint: Checkpoint) -> Job:
+    mine = config_of(found, prompt, config)
+    settings = mine.settings
+    _refuse_run_wide(mine, config)
+    if not settings.generate.prompt.strip():
+        raise ImageError(
+            f"{found.id} says no prompt.", hint='Write what the picture shows, or set generate.prompt = "…" there.'
+        )
+    size = first_size(settings, checkpoint.family)
+    way = Route(size, ())
+    if not settings.run.first_pass_only:
+        way = route(size, settings.hires, max_pixels=settings.run.max_pixels)
+    digest = hashlib.sha256(settings.generate.prompt.encode("utf-8", "surrogateescape")).hexdigest()
+    return _planned(Job(found, size, digest, mine, 0, way, ()), config, checkpoint)
+
+
+def config_of(found: Found, prompt: Prompt, config: Config) -> Config:
+    """The settings of a prompt. Raises ImageError when a file beside it is wrong."""
+    mine = config.for_image(None, found.sidecars)
+    if prompt.text is None:
+        return mine
+    # Below the flags, so that --set hires.prompt stays; over a preset's own prompts, as --prompt.
+    said = {"generate": {"prompt": prompt.text}, "hires": {"prompt": None}, "tiled": {"prompt": None}}
+    return mine.with_layer(said, "prompt", Rank.SIDECAR)
+
+
+def _planned(job: Job, config: Config, checkpoint: Checkpoint) -> Job:
+    """The job with its seed and stages; `config` is the run's."""
+    mine, settings, prompt = job.config, job.config.settings, job.found.prompt
+    check_writable(settings.run.format, job.route.target)
+    seed = seed_of(settings, job.sha256, prompt)
     try:
-        stages = stages_of(settings, way, seed, checkpoint, mine.from_image)
+        stages = stages_of(settings, job.route, seed, checkpoint, mine.from_image, prompt=prompt is not None)
     except RunError as error:
         raise ImageError(error.message, hint=error.hint) from error
     notes = dict.fromkeys(
         note
         for stage in stages
-        if isinstance(stage, PassStage | DetailStage)
-        for note in (stage.extras.notes if isinstance(stage, PassStage) else stage.notes)
+        if isinstance(stage, PassStage | GenerateStage | DetailStage)
+        for note in (stage.notes if isinstance(stage, DetailStage) else stage.extras.notes)
     )
     mine = replace(mine, notes=(*mine.notes, *notes))
-    if found.sidecars:
+    if job.found.sidecars:
         _check(mine, config, stages)
-    return Job(found, header, digest, mine, seed, way, stages)
+    return replace(job, config=mine, seed=seed, stages=stages)
+
+
+def seed_of(settings: Settings, sha256: str, prompt: Prompt | None) -> int:
+    """The resolved seed. `sha256`: of the image's bytes, or of the prompt."""
+    # 32 bits of the hash: what A1111 and its peers take for a seed, so that it can be typed in there as well.
+    seed = settings.generate.seed if settings.generate.seed >= 0 else int(sha256[:8], 16)
+    return (seed + (prompt.number if prompt else 0)) % 2**64
 
 
 def _refuse_run_wide(mine: Config, config: Config) -> None:
@@ -117,10 +167,12 @@ def _check(mine: Config, config: Config, stages: Sequence[Stage]) -> None:
                 upscalers.check(values.upscaler)
         checks.require(mine.settings.check.only)
         for stage in stages:
-            if isinstance(stage, PassStage):
+            if isinstance(stage, PassStage | GenerateStage):
                 values, own = stage.settings.values, stage.checkpoint
                 samplers.check(values.sampler, values.scheduler, own.family.name)
                 found(values, own)
-                stage.layout(own.vae_factor)
+                stage.grid(own.vae_factor)
+            if isinstance(stage, PassStage):
+                stage.layout(stage.checkpoint.vae_factor)
     except RunError as error:
         raise ImageError(error.message, hint=error.hint) from error

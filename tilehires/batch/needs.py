@@ -18,6 +18,7 @@ from tilehires.geometry import Size
 from tilehires.memory import Demand, Part
 from tilehires.stages.controls import found
 from tilehires.stages.cutting import tile_range
+from tilehires.stages.generate import GenerateStage
 from tilehires.stages.redenoise import CANVAS, PassStage
 from tilehires.tiling.streamed import STRIP_BYTES
 from tilehires.tiling.vae import TILE
@@ -61,9 +62,9 @@ def of_run(settings: Settings, values: SamplingPass, model: Model) -> list[Part]
 
 def of_job(job: Job, dtype: torch.dtype) -> list[list[Part]]:
     """What this image's passes really meet, for each model that they sample with."""
-    stages: dict[Model, list[PassStage]] = {}
+    stages: dict[Model, list[PassStage | GenerateStage]] = {}
     for stage in job.stages:
-        if isinstance(stage, PassStage):
+        if isinstance(stage, PassStage | GenerateStage):
             model = Model(stage.checkpoint, stage.settings.values.vae, dtype)
             stages.setdefault(model, []).append(stage)
     return [
@@ -77,7 +78,7 @@ def of_job(job: Job, dtype: torch.dtype) -> list[list[Part]]:
     ]
 
 
-def _work_of(stage: PassStage, model: Model) -> Work:
+def _work_of(stage: PassStage | GenerateStage, model: Model) -> Work:
     factor = model.checkpoint.vae_factor
     grid = stage.grid(factor)
     tile = Size(grid.tile.width * factor, grid.tile.height * factor)

@@ -9,6 +9,7 @@ from pathlib import Path
 from tilehires.batch.discover import discover
 from tilehires.batch.hashes import HashMemory
 from tilehires.batch.job import Job, decoder_of, prepare
+from tilehires.batch.prompts import pictures_of, previews
 from tilehires.batch.setup import Setup, set_up
 from tilehires.batch.space import MB, Space, in_words, night, space_of
 from tilehires.config import Config
@@ -16,6 +17,7 @@ from tilehires.errors import ImageError
 from tilehires.images import suffix_of
 from tilehires.memory import GIB, parse_bytes
 from tilehires.stages.detail import MOST, DetailStage
+from tilehires.stages.generate import GenerateStage
 from tilehires.stages.redenoise import PassStage
 from tilehires.stages.redraw import Layout
 
@@ -90,7 +92,14 @@ def plan(config: Config, source: Path, output: Path, *, setup: Setup | None = No
     """
     settings = config.settings.run
     setup = setup or settle(config)
-    found = discover(source, output, suffix=suffix_of(settings.format), follow_links=settings.resolve_links)
+    found = discover(
+        source,
+        output,
+        suffix=suffix_of(settings.format),
+        follow_links=settings.resolve_links,
+        pictures=pictures_of(setup.config),
+    )
+    found = previews(found) if settings.first_pass_only else found
     rows = []
     with decoder_of(config) as decoder:
         for image in found.found[: settings.limit or None]:
@@ -123,12 +132,25 @@ def memory_lines(setup: Setup) -> list[str]:
 
 def _planned(job: Job, setup: Setup) -> ImagePlan:
     own = setup.plan_for(job)
+    first = tuple(
+        PlannedStage(
+            stage.name,
+            str(stage.settings.size),
+            Layout(stage.grid(stage.checkpoint.vae_factor).scaled(stage.checkpoint.vae_factor), (), ()),
+            own.tile_batch,
+            stage.settings.values.steps,
+            0,
+            stage.settings.vae_mode,
+        )
+        for stage in job.stages
+        if isinstance(stage, GenerateStage)
+    )
     stages = tuple(
         _planned_stage(stage, own.tile_batch) for stage in job.stages if isinstance(stage, PassStage | DetailStage)
     )
     memory = f"{own.peak / GIB:.2f} of {own.budget / GIB:.1f} GiB on {setup.device} ({own.highest.part}, {own.offload})"
     return ImagePlan(
-        job.id, job.found.output, f"{job.route.source} -> {job.route.target}", stages, memory, space_of(job)
+        job.id, job.found.output, f"{job.route.source} -> {job.route.target}", first + stages, memory, space_of(job)
     )
 
 

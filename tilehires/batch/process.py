@@ -16,6 +16,7 @@ from tilehires.batch.job import Job
 from tilehires.batch.meter import Meter, Spent
 from tilehires.batch.store import Entry, Store, fingerprint
 from tilehires.batch.workspace import Workspace
+from tilehires.checks import Finding
 from tilehires.errors import ImageError
 from tilehires.images import Decoder, Picture, write
 from tilehires.memory import Plan
@@ -50,7 +51,8 @@ def process(job: Job, context: Context) -> Record:
     settings = job.config.settings
     known = context.environment if settings.run.deterministic else None
     hashes = {str(path): workspace.hashes.sha256(path) for stage in job.stages for path in stage.models}
-    keys, parent = [], f"{job.sha256}/{DECODE_VERSION}"
+    # All of a prompt is in the settings of its first stage.
+    keys, parent = [], "prompt" if job.found.prompt else f"{job.sha256}/{DECODE_VERSION}"
     for stage in job.stages:
         parent = fingerprint(stage, parent, hashes, known)
         keys.append(parent)
@@ -59,39 +61,52 @@ def process(job: Job, context: Context) -> Record:
     previous = workspace.record(job.id)
     if previous and forced == len(keys) and _is_current(previous, [*keys, written], context):
         return replace(previous, cached=True, stages=tuple(replace(s, cached=True) for s in previous.stages))
-    workspace.check_ours(job.found.output)
-    picture = context.decoder.read(job.found.path, max_pixels=settings.run.max_pixels)
-    if workspace.hashes.sha256(job.found.path) != job.sha256:
-        raise ImageError(
-            f"{job.found.path} changed while it was read.", hint="Run it again when it is written completely."
-        )
-    pixels, entries, spendings = _compute(job, keys, forced, picture, context)
+    for name in (job.found.output, job.before):
+        if name:
+            workspace.check_ours(name)
+    picture = _read(job, context)
+    made = _compute(job, keys, forced, picture.pixels, context)
     started = time.monotonic()
-    output, notes = _write(job, picture, pixels, entries, context)
+    before = _write_before(job, made.first, context) if job.before else None
+    output, notes = _write(job, picture, made, context)
     stages = [
         StageRecord(stage.name, key, spent.seconds, spent.cached, {**entry.facts, **spent.facts}, entry.environment)
-        for stage, key, entry, spent in zip(job.stages, keys, entries, spendings, strict=True)
+        for stage, key, entry, spent in zip(job.stages, keys, made.entries, made.spendings, strict=True)
     ]
     stages.append(StageRecord("write", written, time.monotonic() - started, False, {}, {}))
     record = Record(
         id=job.id,
-        input=FileRecord(job.id, (job.probe.size.width, job.probe.size.height), job.sha256),
+        input=None if job.found.prompt else FileRecord(job.id, (job.size.width, job.size.height), job.sha256),
         output=output,
         status="done",
         seed=job.seed,
         settings=described(job),
         stages=tuple(stages),
-        findings=tuple(finding for entry in entries for finding in entry.findings),
-        score=next((entry.facts["score"] for entry in entries if "score" in entry.facts), None),
+        findings=tuple(finding for entry in made.entries for finding in entry.findings),
+        score=next((entry.facts["score"] for entry in made.entries if "score" in entry.facts), None),
         regions=tuple(
             region
-            for stage, entry in zip(job.stages, entries, strict=True)
+            for stage, entry in zip(job.stages, made.entries, strict=True)
+            if job.route.steps
             for region in output_regions(entry.facts, stage.name, job.route)
         ),
         notes=(*picture.notes, *job.config.notes, *notes),
+        before=before,
     )
     workspace.write_record(record)
     return record
+
+
+def _read(job: Job, context: Context) -> Picture:
+    """The image; of a prompt an empty picture. Raises ImageError."""
+    if job.found.prompt:
+        return Picture(np.zeros((0, 0, 3), np.float32))
+    picture = context.decoder.read(job.found.path, max_pixels=job.config.settings.run.max_pixels)
+    if context.workspace.hashes.sha256(job.found.path) != job.sha256:
+        raise ImageError(
+            f"{job.found.path} changed while it was read.", hint="Run it again when it is written completely."
+        )
+    return picture
 
 
 def described(job: Job) -> dict[str, Any]:
@@ -103,23 +118,34 @@ def described(job: Job) -> dict[str, Any]:
     }
 
 
-def _compute(
-    job: Job, keys: Sequence[str], forced: int, picture: Picture, context: Context
-) -> tuple[np.ndarray, list[Entry], list[Spent]]:
-    """(final pixels, what each stage said, what each took)."""
+@dataclass(frozen=True)
+class _Made:
+    """What the stages gave: the final pixels, the `first` ones (the input's, or a first pass's), what each said and took."""
+
+    pixels: np.ndarray
+    first: np.ndarray
+    entries: list[Entry]
+    spendings: list[Spent]
+
+
+def _compute(job: Job, keys: Sequence[str], forced: int, pixels: np.ndarray, context: Context) -> _Made:
+    """Pass `pixels`, the input's, through the stages; what is cached is taken from there."""
     store, progress = context.store, context.tools.progress
     cached = [store.peek(key) for key in keys]
     start = min(forced, next((i for i, entry in enumerate(cached) if entry is None), len(keys)))
-    image = StageResult(picture.pixels)
+    image, first = StageResult(pixels), pixels
+    if job.found.prompt and start > 0:
+        kept = store.pixels(keys[0], cached[0], progress) if cached[0] else None
+        start, first = (0, pixels) if kept is None else (start, kept)
     while start > 0:
         # The pixels that enter stage `start` come from the last stage before it that made any.
         last = max((i for i in range(start) if job.stages[i].makes_pixels), default=None)
         if last is None:
             break
         entry = cached[last]
-        pixels = store.pixels(keys[last], entry, progress) if entry else None
-        if pixels is not None:
-            image = StageResult(pixels)
+        found = store.pixels(keys[last], entry, progress) if entry else None
+        if found is not None:
+            image = StageResult(found)
             break
         start = last
     entries: list[Entry] = [entry for entry in cached[:start] if entry]
@@ -127,7 +153,7 @@ def _compute(
     for stage, key in zip(job.stages[start:], keys[start:], strict=True):
         context.ask()
         names = [earlier.name for earlier in job.stages]
-        source = Source(picture.pixels, dict(zip(names, (entry.facts for entry in entries), strict=False)))
+        source = Source(first, dict(zip(names, (entry.facts for entry in entries), strict=False)))
         meter = Meter(context.tools.bay.device)
         made, plan = ladder.run(
             stage,
@@ -139,9 +165,11 @@ def _compute(
         )
         environment = _environment(context, plan)
         image = store.put(key, stage, made, environment)
+        if not entries and job.found.prompt:
+            first = image.pixels
         entries.append(Entry(None, image.facts, image.findings, environment))
         spendings.append(meter.read())
-    return image.pixels, entries, spendings
+    return _Made(image.pixels, first, entries, spendings)
 
 
 def _environment(context: Context, plan: Plan) -> dict[str, Any]:
@@ -157,47 +185,67 @@ def _tools_for(context: Context, key: str, every: float, plan: Plan, smaller: bo
 def _write_key(job: Job, parent: str) -> str:
     """Identity of the final file's bytes: the last stage's, and how it is written."""
     run = job.config.settings.run
-    return f"{parent[:32]}-{WRITE_VERSION}-{run.format}-{run.quality}-{run.bits}-{int(run.metadata)}-{job.found.output}"
+    how = f"{WRITE_VERSION}-{run.format}-{run.quality}-{run.bits}-{int(run.metadata)}"
+    return f"{parent[:32]}-{how}-{job.found.output}" + (f"-{job.before}" if job.before else "")
 
 
 def _is_current(previous: Record, keys: Sequence[str], context: Context) -> bool:
     """Whether the record tells of just these stages, and the file it made still stands as it was."""
     if previous.status != "done" or previous.output is None or [s.fingerprint for s in previous.stages] != list(keys):
         return False
-    final = context.workspace.output / previous.output.path
-    return final.is_file() and context.workspace.hashes.sha256(final) == previous.output.sha256
+    return all(_stands(file, context.workspace) for file in (previous.output, previous.before) if file)
 
 
-def _write(
-    job: Job, picture: Picture, pixels: np.ndarray, entries: Sequence[Entry], context: Context
-) -> tuple[FileRecord, tuple[str, ...]]:
+def _stands(file: FileRecord, workspace: Workspace) -> bool:
+    final = workspace.output / file.path
+    return final.is_file() and workspace.hashes.sha256(final) == file.sha256
+
+
+def _write(job: Job, picture: Picture, made: _Made, context: Context) -> tuple[FileRecord, tuple[str, ...]]:
     """Write the final file; returns its record, and notes on what its format couldn't hold."""
-    run = job.config.settings.run
-    findings = [finding for entry in entries for finding in entry.findings]
-    texts: Mapping[str, str] = {}
-    if run.metadata:
-        texts = metadata.texts_for(
-            picture.texts,
-            job.config.settings,
-            job.seed,
-            findings,
-            size=picture.size,
-            origins=job.config.origins,
-            models=context.models,
-        )
+    keep = job.config.settings.run.metadata
+    findings = [finding for entry in made.entries for finding in entry.findings]
     finished = replace(
         picture,
-        pixels=pixels,
+        pixels=made.pixels,
         alpha=resized_alpha(picture.alpha, job.route),
-        texts=texts,
-        exif=picture.exif if run.metadata else None,
-        xmp=picture.xmp if run.metadata else None,
-        iptc=picture.iptc if run.metadata else None,
+        texts=_texts(job, picture.texts, findings, context, first_pass=not job.route.steps),
+        exif=picture.exif if keep else None,
+        xmp=picture.xmp if keep else None,
+        iptc=picture.iptc if keep else None,
     )
+    return _published(job, finished, job.found.output, context)
+
+
+def _write_before(job: Job, pixels: np.ndarray, context: Context) -> FileRecord:
+    """Write the first pass of a prompt beside its output."""
+    picture = Picture(pixels, texts=_texts(job, {}, (), context, first_pass=True))
+    return _published(job, picture, job.before, context)[0]
+
+
+def _texts(
+    job: Job, texts: Mapping[str, str], findings: Sequence[Finding], context: Context, *, first_pass: bool
+) -> Mapping[str, str]:
+    if not job.config.settings.run.metadata:
+        return {}
+    return metadata.texts_for(
+        texts,
+        job.config.settings,
+        job.seed,
+        findings,
+        size=job.size,
+        origins=job.config.origins,
+        models=context.models,
+        first_pass=first_pass,
+    )
+
+
+def _published(job: Job, picture: Picture, name: str, context: Context) -> tuple[FileRecord, tuple[str, ...]]:
+    run = job.config.settings.run
     staged = context.workspace.staging / f"output.{run.format}"
     try:
-        notes = write(staged, finished, format=run.format, quality=run.quality, bits=run.bits)
-        digest = context.workspace.publish(staged, job.found.output)
+        notes = write(staged, picture, format=run.format, quality=run.quality, bits=run.bits)
+        digest = context.workspace.publish(staged, name)
     finally:
         staged.unlink(missing_ok=True)  # it is there only when the image failed
-    return FileRecord(job.found.output, (pixels.shape[1], pixels.shape[0]), digest), notes
+    return FileRecord(name, (picture.size.width, picture.size.height), digest), notes

@@ -22,6 +22,7 @@ from tilehires.batch.marks import Mark, Marks, read_marks
 from tilehires.batch.outcome import environment_of, report_of
 from tilehires.batch.patience import time_limit
 from tilehires.batch.process import Context, process
+from tilehires.batch.prompts import jobs_of, pictures_of, previews
 from tilehires.batch.setup import Setup, set_up
 from tilehires.batch.space import Space, in_words, space_of
 from tilehires.batch.store import Store
@@ -40,7 +41,7 @@ from tilehires.stages import Tools
 
 REPORT_EVERY = 600.0
 """Seconds between two reports of a run that goes on."""
-STAGES = ("hires", "detail", "tiled", "check")
+STAGES = ("generate", "hires", "detail", "tiled", "check")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +72,45 @@ def run(
     to do (2), a missing model (5), another run on the same output (6). Interrupted (Ctrl-C), it returns a summary of what
     was done.
     """
-    options, progress = options or RunOptions(), progress or SilentBatch()
     settings = config.settings.run
-    marks = read_marks(options.redo) if options.redo else ()
     setup = set_up(config)
-    found = discover(source, output, suffix=suffix_of(settings.format), follow_links=settings.resolve_links)
+    found = discover(
+        source,
+        output,
+        suffix=suffix_of(settings.format),
+        follow_links=settings.resolve_links,
+        pictures=pictures_of(setup.config),
+    )
+    return _all(setup, found, output, options or RunOptions(), progress or SilentBatch())
+
+
+def generate(
+    config: Config,
+    prompts: Sequence[str],
+    output: Path,
+    *,
+    root: Path | None = None,
+    options: RunOptions | None = None,
+    progress: BatchProgress | None = None,
+) -> Summary:
+    """Make a picture of every prompt, and bring it to its finished file under `output`, as `run` does with images.
+
+    `root`: the file the prompts were read from. Raises as `run`.
+    """
+    setup = set_up(config.with_layer({"run": {"generate": True}}, "generate"))
+    found = jobs_of(prompts, setup.config, suffix_of(config.settings.run.format), root or Path.cwd())
+    return _all(setup, found, output, options or RunOptions(), progress or SilentBatch())
+
+
+def _all(setup: Setup, found: Discovery, output: Path, options: RunOptions, progress: BatchProgress) -> Summary:
+    marks = read_marks(options.redo) if options.redo else ()
+    found = previews(found) if setup.config.settings.run.first_pass_only else found
     workspace = Workspace(output)
-    with writing(output / "report"), workspace.locked(), deterministic_algorithms(settings.deterministic):
+    deterministic = deterministic_algorithms(setup.config.settings.run.deterministic)
+    with writing(output / "report"), workspace.locked(), deterministic:
         log = RunLog(workspace.logs)
         try:
-            with decoder_of(config) as decoder:
+            with decoder_of(setup.config) as decoder:
                 return _Run(setup, found, workspace, options, progress, log, marks, decoder).all()
         finally:
             log.close()
@@ -230,7 +260,8 @@ class _Run:
 
     def _failed(self, image: Found, error: ErrorRecord) -> Record:
         self.progress.note(f"{image.id}: {error.message} {error.hint}".rstrip())
-        record = Record(image.id, FileRecord(image.id, (0, 0), ""), None, "failed", error=error)
+        source = None if image.prompt else FileRecord(image.id, (0, 0), "")
+        record = Record(image.id, source, None, "failed", error=error)
         self.workspace.write_record(record)
         return record
 

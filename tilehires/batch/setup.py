@@ -12,7 +12,7 @@ from tilehires.batch import needs
 from tilehires.batch.device import device_of
 from tilehires.batch.job import Job
 from tilehires.config import Config
-from tilehires.config.settings import SamplingPass, Settings, tiled_pass
+from tilehires.config.settings import SamplingPass, Settings, generate_pass, tiled_pass
 from tilehires.diffusion import checkpoints, samplers
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.errors import ConfigError, ImageError
@@ -84,6 +84,10 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
         if values.vae is not None:
             vae_files(values.vae)
         upscalers.check(values.upscaler) if load_upscalers else upscalers.files(values.upscaler)
+    if settings.run.generate:
+        first = generate_pass(settings, 0)
+        samplers.check(first.sampler, first.scheduler, checkpoint.family.name)
+        find_extras(settings, "generate", first, checkpoint.family.name, config.from_image)
     repairs = _detail_means(config, checkpoint)
     checks.require(settings.check.only)
     _check_grid(settings, used[-1])

@@ -170,6 +170,24 @@ def _options() -> list[click.Option]:
     ]
 
 
+def prompt_options(command: click.Command) -> click.Command:
+    """Give a command the flags of prompt jobs in folders."""
+    command.params += [
+        _flag("--generate", setting="run.generate", is_flag=True),
+        _flag("--first-pass-only", setting="run.first_pass_only", is_flag=True),
+    ]
+    return command
+
+
+def count_options(command: click.Command) -> click.Command:
+    """Give a command the flags of prompts that are named on its line."""
+    command.params += [
+        _flag("--count", setting="generate.count", metavar="N"),
+        _flag("--first-pass-only", setting="run.first_pass_only", is_flag=True),
+    ]
+    return command
+
+
 def setting_options(command: click.Command) -> click.Command:
     """Give a command the flags that set settings, between its arguments and its own flags."""
     arguments = [param for param in command.params if isinstance(param, click.Argument)]

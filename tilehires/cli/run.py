@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-from tilehires.cli.options import config_of, setting_options
+from tilehires.cli.options import config_of, prompt_options, setting_options
 from tilehires.errors import ExitCode
 
 SOURCE = click.argument("input", metavar="[INPUT]", default="input", type=click.Path(path_type=Path))
@@ -44,6 +44,7 @@ def _stop_at_once(number: int, frame: FrameType | None) -> NoReturn:
     os._exit(ExitCode.INTERRUPTED)
 
 
+@prompt_options
 @setting_options
 @click.command()
 @SOURCE
@@ -58,7 +59,7 @@ def _stop_at_once(number: int, frame: FrameType | None) -> NoReturn:
     "--force",
     multiple=True,
     metavar="STAGE",
-    help="Redo a stage (hires, detail, tiled, check) and all after it; repeatable.",
+    help="Redo a stage (generate, hires, detail, tiled, check) and all after it; repeatable.",
 )
 @click.option(
     "--redo",
@@ -103,6 +104,7 @@ def run(
     return summary.exit_code
 
 
+@prompt_options
 @setting_options
 @click.command()
 @SOURCE

@@ -13,75 +13,14 @@ from pydantic import BeforeValidator, Field, model_validator
 from tilehires.config.checks import CheckSettings
 from tilehires.config.control import ControlNetUse, Fractions, Names, Scales, uses
 from tilehires.config.detail import DetailSettings
+from tilehires.config.generate import GenerateSettings, Guidance, Seed
+from tilehires.config.model import ModelSettings
 from tilehires.config.section import Section
 
 Denoise = Annotated[float, Field(ge=0.0, le=1.0)]
-Steps = Annotated[int, Field(ge=1, le=1000)]
-Guidance = Annotated[float, Field(ge=0.0, le=100.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Seed = Annotated[int, Field(ge=-1, le=2**64 - 1)]  # other tools write seeds of 64 bits
 Amount = Annotated[str, Field(pattern=r"(?i)^\s*\d+(\.\d+)?\s*[KMGT]?(i?B)?\s*$")]
 Budget = Literal["auto"] | Amount
-
-
-class ModelSettings(Section):
-    """Which weights, and how they are read."""
-
-    checkpoint: str = Field(
-        "builtin",
-        description=(
-            '"builtin", a .safetensors file, a diffusers folder, or a hub id (owner/name) already on this machine.'
-        ),
-    )
-    vae: str | None = Field(
-        None, description="A VAE to use in place of the checkpoint's own: a .safetensors file or a diffusers folder."
-    )
-    loras: tuple[str, ...] = Field(
-        (),
-        description=(
-            "LoRAs beside those in the prompt, each a name in lora_folder or a file, with its weight: style:0.8, or "
-            "style:0.8:0.5 for text encoders and UNet."
-        ),
-    )
-    lora_folder: str = Field("models/loras", description="Where <lora:name:0.8> in a prompt finds name.safetensors.")
-    embedding_folder: str = Field(
-        "models/embeddings", description="Textual inversion: a word in a prompt that names a file here stands for it."
-    )
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="Number format of the models. auto: float16 on CUDA, float32 elsewhere."
-    )
-    clip_skip: int = Field(
-        1, ge=1, le=12, description="Take the text encoder's N-th layer from the end. SDXL ignores it."
-    )
-    emphasis: Literal["Original", "No norm", "Ignore", "None"] = Field(
-        "Original",
-        description=(
-            "What (word:1.2) does in a prompt. Original: weighs the embeddings and restores their mean; No norm: only "
-            "weighs; Ignore: drops the weights; None: takes brackets as text."
-        ),
-    )
-    prediction: Literal["auto", "epsilon", "v_prediction"] = Field(
-        "auto", description="What the denoiser predicts. auto: read from the checkpoint."
-    )
-
-
-class GenerateSettings(Section):
-    """The first pass. For an image that already exists these say how it was made: later passes inherit from here."""
-
-    prompt: str = Field("", description="What the image shows. An image's own metadata fills it in.")
-    negative_prompt: str = Field("", description="What it should not show.")
-    seed: Seed = Field(
-        -1, description="Seed of all noise. -1: derived from the input's bytes, so that a rerun gives the same image."
-    )
-    steps: Steps = Field(20, description="Sampling steps.")
-    cfg: Guidance = Field(7.0, description="Classifier-free guidance scale; 1 turns guidance off and halves the work.")
-    sampler: str = Field("DPM++ 2M", description="Sampler, by AUTOMATIC1111's name.")
-    scheduler: str = Field(
-        "Automatic",
-        description=(
-            "Noise schedule: Automatic, Uniform, Karras, Exponential, Beta, SGM Uniform, Simple, DDIM, Align Your Steps."
-        ),
-    )
 
 
 class PassSettings(Section):
@@ -148,6 +87,10 @@ class HiresSettings(PassSettings):
     denoise: Denoise = Field(0.35, description="How much is repainted: 0 upscales only, 1 repaints all.")
     steps: Annotated[int, Field(ge=0, le=1000)] = Field(
         0, description="Steps actually run, whatever the denoise; 0: as generate.steps."
+    )
+    keep_before: bool = Field(
+        False,
+        description="Of a picture made from a prompt, write the first pass beside the output too: fox.before.png.",
     )
     lock: Share | None = Field(
         None,
@@ -257,6 +200,12 @@ class RunSettings(Section):
         False, description="torch's deterministic algorithms, and the numeric environment in the fingerprints."
     )
     strict: bool = Field(False, description="Exit 4 when an image is flagged.")
+    generate: bool = Field(
+        False, description="Prompts without an image (fox.txt, fox.toml) are jobs too: the picture is made from them."
+    )
+    first_pass_only: bool = Field(
+        False, description="Stop after the first pass of prompts, to look at previews; images are left alone."
+    )
     limit: int = Field(0, ge=0, description="Do only the first N images; 0: all.")
     image_time_limit: float = Field(
         0, ge=0, le=1e7, description="Give an image up after that many seconds and go on with the next; 0: never."
@@ -304,6 +253,27 @@ class SamplingPass(Section):
     upscaler: str
     lock: float
     controlnets: tuple[ControlNetUse, ...]
+
+
+def generate_pass(settings: Settings, seed: int) -> SamplingPass:
+    """The first pass, of a prompt; `seed` is the picture's own."""
+    g = settings.generate
+    return SamplingPass(
+        prompt=g.prompt,
+        negative_prompt=g.negative_prompt,
+        loras=settings.model.loras,
+        checkpoint=None,
+        vae=settings.model.vae,
+        seed=seed,
+        steps=g.steps,
+        cfg=g.cfg,
+        sampler=g.sampler,
+        scheduler=g.scheduler,
+        denoise=1.0,
+        upscaler="Lanczos",
+        lock=0.0,
+        controlnets=(),
+    )
 
 
 def hires_pass(settings: Settings, seed: int) -> SamplingPass:
@@ -371,7 +341,9 @@ def _controlnets(*passes: PassSettings) -> tuple[ControlNetUse, ...]:
 
 
 def prompt_settings(settings: Settings, step: str) -> tuple[str, ...]:
-    """The settings that make up the prompt of the pass `step` ("hires", "tiled.1", …), by their dotted names."""
+    """The settings that make up the prompt of the pass `step` ("generate", "hires", "tiled.1", …), by their dotted names."""
+    if step == "generate":
+        return ("generate.prompt",)
     hires = ("generate.prompt" if settings.hires.prompt is None else "hires.prompt", "hires.prompt_add")
     if step == "hires":
         return hires

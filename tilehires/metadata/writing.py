@@ -48,12 +48,14 @@ def texts_for(
     size: Size | None = None,
     origins: Mapping[str, str] | None = None,
     models: Mapping[str, str] | None = None,
+    first_pass: bool = False,
 ) -> dict[str, str]:
     """The output's texts by PNG keyword: the input's own, with "parameters" brought up to date and "tilehires" added.
 
     `seed` is the image's resolved one, `size` the input's, `origins` says where each setting came from, `models` maps
     model names to their sha256. Of an image that says how it was made, prompt and first-pass values stay as they
     are, in A1111's words where another tool wrote them; what the hires pass did otherwise is said by A1111's "Hires …" keys.
+    `first_pass`: there was no hires pass.
     """
     before = texts.get("parameters", "")
     infotext = _said(texts) or _first_pass(settings, seed, size)
@@ -76,7 +78,7 @@ def texts_for(
         ours["input_parameters"] = before
     return {
         **{key: text for key, text in texts.items() if key not in ("parameters", OURS)},
-        "parameters": format_infotext(_with_hires(infotext, settings, hires)),
+        "parameters": format_infotext(_by_us(infotext) if first_pass else _with_hires(infotext, settings, hires)),
         OURS: json.dumps(ours, ensure_ascii=False),
     }
 
@@ -136,7 +138,7 @@ def _with_hires(infotext: Infotext, settings: Settings, hires: SamplingPass) -> 
     fields["Hires steps"] = str(hires.steps)
     fields["Hires upscaler"] = _model_name(hires.upscaler)
     differing = {
-        "Hires checkpoint": (_model_name(settings.model.checkpoint), fields.get("Model")),
+        "Hires checkpoint": (_model_name(hires.checkpoint or settings.model.checkpoint), fields.get("Model")),
         "Hires sampler": (hires.sampler, fields.get("Sampler")),
         "Hires schedule type": (hires.scheduler, fields.get("Schedule type")),
         "Hires CFG Scale": (_plain(hires.cfg), fields.get("CFG scale")),
@@ -144,8 +146,11 @@ def _with_hires(infotext: Infotext, settings: Settings, hires: SamplingPass) -> 
         "Hires negative prompt": (hires.negative_prompt, infotext.negative_prompt),
     }
     fields |= {key: used for key, (used, first) in differing.items() if used and used != first}
-    fields["Version"] = f"tilehires {__version__}"
-    return replace(infotext, fields=fields)
+    return _by_us(replace(infotext, fields=fields))
+
+
+def _by_us(infotext: Infotext) -> Infotext:
+    return replace(infotext, fields={**infotext.fields, "Version": f"tilehires {__version__}"})
 
 
 def _described(finding: Finding) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tilehires.batch.job import Job, prepare
 from tilehires.batch.outcome import environment_of
 from tilehires.batch.runner import run
 from tilehires.batch.setup import set_up
-from tilehires.errors import ConfigError, ImageError
+from tilehires.errors import ImageError
 from tilehires.images import InProcess, read
 from tilehires.regress.baseline import Environment
 from tilehires.regress.suite import Case
@@ -47,7 +47,7 @@ def identify(case: Case) -> Identity:
     hashes = HashMemory(None)
     with _source(case) as source:
         setup = set_up(case.config)
-        found = discover(source, source.parent / "none", suffix=".png").found[0]
+        found = discover(source, source.parent / "none", suffix=".png", pictures=lambda files: 1).found[0]
         job = prepare(found, setup.config, setup.checkpoint, hashes, InProcess())
     numeric = environment_of(setup)
     version = ".".join(torch.__version__.split("+")[0].split(".")[:2])
@@ -75,10 +75,14 @@ def render(case: Case) -> Render:
 
 @contextlib.contextmanager
 def _source(case: Case) -> Iterator[Path]:
-    """What the batch is given: the case's image. Raises ConfigError for a prompt, which `run` doesn't take as yet."""
-    if case.input is None:
-        raise ConfigError(f"Case {case.name} has a prompt, and only images can be rendered.", hint="Give it an input.")
-    yield case.input
+    """What the batch is given: the case's image, or a file that holds its prompt."""
+    if case.input is not None:
+        yield case.input
+        return
+    with tempfile.TemporaryDirectory(prefix="tilehires-regress-") as folder:
+        file = Path(folder) / "prompt.txt"
+        file.write_text(case.prompt or "", encoding="utf-8")
+        yield file
 
 
 def _models(job: Job, hashes: HashMemory) -> str:

@@ -131,7 +131,11 @@ def _config(path: Path, table: _CaseTable) -> Config:
             config = config.with_layer(given, f"case {table.name}")
         # The comparison needs pixels as they were made.
         settings = config.with_layer({"generate": {"seed": table.seed}}, f"case {table.name}")
-        return settings.with_layer({"run": {"format": "png", "strict": False}}, "regress")
+        only = {"run": {"format": "png", "strict": False}}
+        if table.prompt is not None:
+            only |= {"generate": {"count": 1}}
+            only["run"] |= {"generate": True}
+        return settings.with_layer(only, "regress")
     except ConfigError as error:
         raise ConfigError(f"{path}: case {table.name}: {error.message}", hint=error.hint) from error
 

@@ -69,7 +69,7 @@ def _image_problem(image: Any) -> str:
         return '"id" is missing or no text'
     if image.get("status") not in ("done", "failed", "skipped"):
         return f'"status" is {image.get("status")!r}, not done, failed or skipped'
-    for key in ("input", "output"):
+    for key in ("input", "output", "before"):
         file = image.get(key)
         if file is not None and not (isinstance(file, dict) and isinstance(file.get("path"), str)):
             return f'"{key}" names no file'

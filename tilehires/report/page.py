@@ -70,7 +70,8 @@ def _image(
     common: Mapping[str, Any],
     decoder: Decoder,
 ) -> dict[str, Any]:
-    source, result = image.get("input"), image.get("output")
+    source, result, kept = image.get("input"), image.get("output"), image.get("before")
+    before = _url(inputs, source["path"]) if source and inputs is not None else None
     settings = image.get("settings", {})
     shown, root = (result, outputs) if result else (source, inputs)
     thumb = None
@@ -89,7 +90,8 @@ def _image(
         "seed": image.get("seed"),
         "input": source,
         "output": result,
-        "before": _url(inputs, source["path"]) if source and inputs is not None else None,
+        "first_pass": kept,
+        "before": _url(outputs, kept["path"]) if kept else before,
         "after": _url(outputs, result["path"]) if result else None,
         "thumb": f"thumbs/{thumb}" if thumb else None,
         "settings": {key: entry for key, entry in settings.items() if common.get(key) != entry},

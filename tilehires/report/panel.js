@@ -210,7 +210,7 @@ function settingsSection(image, common) {
 
 function filesSection(image) {
   const lines = [];
-  for (const [name, file, url] of [["input", image.input, image.before], ["output", image.output, image.after]]) {
+  for (const [name, file, url] of [["input", image.input, image.before], ["first pass", image.first_pass, image.before], ["output", image.output, image.after]]) {
     if (!file) continue;
     const path = url ? el("a", { href: url, target: "_blank", rel: "noopener" }, visible(file.path)) : visible(file.path);
     const hash = (file.sha256 || "").slice(0, 16);

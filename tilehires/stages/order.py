@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from tilehires.config.settings import Settings, hires_pass, tiled_pass
+from tilehires.config.settings import Settings, generate_pass, hires_pass, tiled_pass
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.stages import Stage
 from tilehires.stages.check import CheckSettings, CheckStage
 from tilehires.stages.detail import At, detail_stage
 from tilehires.stages.extras import Extras, find_extras
+from tilehires.stages.generate import GenerateStage, first_pass_settings
 from tilehires.stages.redenoise import PassStage, pass_settings
 from tilehires.stages.route import Route
 from tilehires.stages.swap import checkpoint_of, swap_notes
@@ -22,12 +23,21 @@ def stages_of(
     seed: int,
     checkpoint: Checkpoint,
     from_image: Callable[[str], bool] = lambda name: False,
+    *,
+    prompt: bool = False,
 ) -> tuple[Stage, ...]:
     """hires, detail.hires, then tiled.1 … tiled.n, detail.final, then check (docs/design.md, "One image’s way through").
 
-    `from_image`: as in `find_extras`, whose errors are raised.
+    Of a `prompt`, generate before all of them; alone where the route has no steps. `from_image`: as in `find_extras`, whose
+    errors are raised.
     """
     stages: list[Stage] = []
+    if prompt:
+        values = generate_pass(settings, seed)
+        extras = find_extras(settings, "generate", values, checkpoint.family.name, from_image)
+        stages.append(GenerateStage(first_pass_settings(settings, values, checkpoint), checkpoint, extras))
+        if not route.steps:
+            return tuple(stages)
     for step in route.steps:
         values = hires_pass(settings, seed) if step.name == "hires" else tiled_pass(settings, seed)
         own, extras = checkpoint, Extras()

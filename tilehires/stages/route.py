@@ -23,7 +23,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """From `source` through `steps`. Only the last step crops."""
+    """From `source` through `steps`. Only the last step crops. Without steps a first pass is all there is."""
 
     source: Size
     steps: tuple[Step, ...]
@@ -31,7 +31,7 @@ class Route:
     @property
     def target(self) -> Size:
         """The output's size."""
-        return self.steps[-1].crop.size
+        return self.steps[-1].crop.size if self.steps else self.source
 
     @property
     def cropped(self) -> bool:
