@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+Image.MAX_IMAGE_PIXELS = None  # the pictures are our own, and Pillow refuses 16384²
+
 SMALLEST = 256
 
 
