@@ -290,19 +290,19 @@ def test_a_bug_costs_one_image_and_leaves_its_traceback(
 
 
 def test_an_input_that_changes_while_it_is_read_fails_alone(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tilehires.batch import process
+    from tilehires.images.decoder import Isolated
 
     draw(place.input / "a.png")
     draw(place.input / "b.png", seed=1)
-    real = process.read
+    real = Isolated.read
 
-    def read_while_it_is_written(path: Path, **named: Any) -> Any:
-        picture = real(path, **named)
+    def read_while_it_is_written(self: Isolated, path: Path, **named: Any) -> Any:
+        picture = real(self, path, **named)
         if path.name == "b.png":
             draw(path, 30, 30, seed=9)
         return picture
 
-    monkeypatch.setattr(process, "read", read_while_it_is_written)
+    monkeypatch.setattr(Isolated, "read", read_while_it_is_written)
     ended = place.run(*FAST)
     assert ended.code == ExitCode.IMAGES_FAILED
     assert place.statuses() == {"a.png": "done", "b.png": "failed"} and "changed while" in ended.out

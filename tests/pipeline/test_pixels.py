@@ -20,7 +20,7 @@ from tilehires.tiling import vae
 from tilehires.tiling.estimated import Deviation
 
 MODEL = tiny.parts(tiny.sd15())
-TOOLS = Tools(Bay(), Plan(1, 0, 0), Silent())
+TOOLS = Tools(Bay(), Plan(1, "staged", (), 0), Silent())
 
 
 def picture(width: int = 50, height: int = 70) -> np.ndarray:

@@ -18,8 +18,8 @@ def touch(folder: Path, *names: str) -> None:
         path.write_bytes(b"x")
 
 
-def look(folder: Path, **options: bool) -> Discovery:
-    return discover(folder, folder.parent / "out", suffix=".png", **options)
+def look(folder: Path, *, follow_links: bool = False) -> Discovery:
+    return discover(folder, folder.parent / "out", suffix=".png", follow_links=follow_links)
 
 
 @pytest.fixture
