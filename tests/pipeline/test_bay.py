@@ -65,6 +65,34 @@ def test_models_take_turns_or_stay(offload: Offload) -> None:
     assert bay.where == {first: "host", second: "host"}, "changing the offload clears the device"
 
 
+@pytest.mark.parametrize("offload", ["staged", "resident"])
+def test_a_refiner_comes_when_the_other_is_gone_or_both_stay(offload: Offload) -> None:
+    bay, first, second = Placed(), torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    bay.offload = offload
+    with bay.on_device(first):
+        with bay.instead(second):
+            assert bay.where == {first: "device" if offload == "resident" else "host", second: "device"}
+        assert bay.where == {first: "device", second: "device" if offload == "resident" else "host"}
+        with pytest.raises(RuntimeError, match="ended"), bay.instead(second):
+            raise RuntimeError("ended")
+    bay.offload = "streamed"
+    assert bay.where == {first: "host", second: "host"}
+
+
+def test_streamed_neither_is_on_the_device(unet: torch.nn.Module) -> None:
+    other, small = tiny.sd15(1).unet, torch.nn.Linear(1, 1)
+    want, bay = answer(other), Placed()
+    bay.offload = "streamed"
+    with bay.on_device(unet, small):
+        with bay.instead(other):
+            assert bay.where[small] == "host"
+            assert all(value.is_meta for one in (unet, other) for value in one.parameters())
+            assert torch.equal(answer(other), want)
+        assert bay.where[small] == "device"
+        assert all(value.is_meta for value in unet.parameters())
+        assert not any(value.is_meta for value in other.parameters())
+
+
 def test_an_upscaler_keeps_the_format_it_fell_back_to(tmp_path: Path) -> None:
     from tilehires.diffusion.checkpoints import BUILTIN_FOLDER
 

@@ -91,6 +91,20 @@ def test_weights_are_counted_from_the_header(real: Any, family: str, unet: float
     assert weights["VAE"] == pytest.approx(0.16 * 3, abs=0.02)
 
 
+def test_a_refiner_takes_turns_with_the_other_model_or_stays_beside_it(real: Any) -> None:
+    settings, checkpoint = Config.load("sdxl").settings, real("sdxl")
+    values = hires_pass(settings, 0)
+    plain = needs.of_run(settings, values, needs.Model(checkpoint, None, torch.float16))
+    refined = needs.of_run(settings, values, needs.Model(checkpoint, None, torch.float16, (checkpoint,)))
+
+    def peak(parts: list[memory.Part], offload: memory.Offload) -> float:
+        return max(one.bytes for one in memory.peaks(parts, 1, offload, accelerator=True)) / GIB
+
+    for offload in ("staged", "streamed"):
+        assert peak(refined, offload) == peak(plain, offload), "the same model twice, one at a time"
+    assert peak(refined, "resident") - peak(plain, "resident") == pytest.approx(4.78 + 1.52, abs=0.01)
+
+
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 @pytest.mark.parametrize("preset", shipped())
 def test_every_preset_plans_on_a_card_of_8_gb(real: Any, family: str, preset: str) -> None:

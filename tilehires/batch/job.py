@@ -30,6 +30,7 @@ from tilehires.stages.route import Route, route
 RUN_WIDE = (
     *("model.checkpoint", "model.vae", "model.dtype", "model.prediction"),
     *("hires.checkpoint", "hires.vae", "tiled.checkpoint", "tiled.vae"),
+    *("hires.refiner", "tiled.refiner"),
     *("memory.vram", "memory.ram", "memory.tile_batch"),
     *("run.device", "run.format", "run.cache_limit", "run.resolve_links"),
     *("run.decode_isolated", "run.decode_seconds"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,11 +32,12 @@ HALO = 128  # pixels around AutoencoderTiny's tiles; real ones see 64–90
 
 @dataclass(frozen=True)
 class Model:
-    """What a run computes with."""
+    """What a run computes with. `refiners`: that take over in its passes."""
 
     checkpoint: Checkpoint
     vae: str | None
     dtype: torch.dtype
+    refiners: tuple[Checkpoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,15 @@ def of_job(job: Job, dtype: torch.dtype) -> list[list[Part]]:
             job.config.settings,
             [stage.settings.values for stage in own],
             [_work_of(stage, model) for stage in own if stage.settings.values.denoise > 0],
-            model,
+            replace(model, refiners=_refiners(own)),
         )
         for model, own in stages.items()
     ]
+
+
+def _refiners(stages: Iterable[PassStage | GenerateStage]) -> tuple[Checkpoint, ...]:
+    found_ = [stage.refiner for stage in stages if isinstance(stage, PassStage) and stage.refiner is not None]
+    return tuple(dict.fromkeys(found_))
 
 
 def _work_of(stage: PassStage | GenerateStage, model: Model) -> Work:
@@ -101,7 +107,7 @@ def _parts(settings: Settings, passes: Sequence[SamplingPass], works: Sequence[W
     guided = any(one.cfg > 1 for one in sampling)
     nets = {net for one in sampling for net in found(one, model.checkpoint)}
     own = model.checkpoint.unet_parameters + sum(controlnets.parameters(net) for net in nets)
-    return [
+    parts = [
         Part("text encoders", sizes.text * each, (Demand("one prompt", TEXT_WORK),)),
         *parts,
         _vae(sizes.vae, settings, works, model.dtype),
@@ -112,6 +118,23 @@ def _parts(settings: Settings, passes: Sequence[SamplingPass], works: Sequence[W
             layer=sizes.unet_layer * each,
         ),
     ]
+    for refiner in model.refiners:
+        parts += _refiner(replace(model, checkpoint=refiner), works, guided=guided)
+    return parts
+
+
+def _refiner(model: Model, works: Sequence[Work], *, guided: bool) -> tuple[Part, Part]:
+    """It meets the pass's sizes, in turn with the pass's own UNet and without its ControlNets; its VAE isn't used."""
+    sizes, each = anatomy(model.checkpoint, model.vae), model.dtype.itemsize
+    return (
+        Part("refiner's text", sizes.text * each, (Demand("one prompt", TEXT_WORK),)),
+        Part(
+            "refiner",
+            model.checkpoint.unet_parameters * each,
+            tuple(_unet_demands(works, model, guided=guided, nets=0)),
+            layer=sizes.unet_layer * each,
+        ),
+    )
 
 
 def _upscaler(path: Path, settings: Settings, model: Model) -> Part:

@@ -22,6 +22,7 @@ from tilehires.stages.detail import resolved
 from tilehires.stages.extras import find_extras
 from tilehires.stages.means import Means, means_of
 from tilehires.stages.redenoise import PassStage, pass_settings, vae_files
+from tilehires.stages.refining import refiner_of
 from tilehires.stages.route import Step
 from tilehires.stages.swap import checkpoint_of, passes_of
 
@@ -75,8 +76,11 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
     config = config.for_family(checkpoint.family.name)
     settings = config.settings
     used: list[Checkpoint] = []
+    refined: list[tuple[Checkpoint, Checkpoint]] = []
     for step, values in passes_of(settings):
         used.append(checkpoint_of(values, checkpoint) if values.denoise > 0 else checkpoint)
+        if refiner := refiner_of(values, used[-1]):
+            refined.append((used[-1], refiner))
         samplers.check(values.sampler, values.scheduler, used[-1].family.name)
         found(values, used[-1])
         if values.denoise > 0:
@@ -94,10 +98,14 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
     device = device_of(settings.run.device)
     dtype = _dtype(settings.model.dtype, device)
     # What one of the models can't take is too much for the run.
-    passes = zip((values for _, values in passes_of(settings)), used, strict=True)
-    plan = memory.thriftiest([_plan(settings, values, one, device, dtype) for values, one in passes])
-    every = (checkpoint, *used, *(one.checkpoint for one in repairs))
-    return Setup(config, checkpoint, device, dtype, plan, tuple(dict.fromkeys(every)))
+    plans = []
+    for (_, values), one in zip(passes_of(settings), used, strict=True):
+        # A refiner that stays on the device is there in the other pass of the same checkpoint, too.
+        beside = (refiner for own, refiner in refined if own == one)
+        model = needs.Model(one, values.vae, dtype, tuple(dict.fromkeys(beside)))
+        plans.append(_plan(settings, values, model, device))
+    every = (checkpoint, *used, *(refiner for _, refiner in refined), *(one.checkpoint for one in repairs))
+    return Setup(config, checkpoint, device, dtype, memory.thriftiest(plans), tuple(dict.fromkeys(every)))
 
 
 def _detail_means(config: Config, checkpoint: Checkpoint) -> list[Means]:
@@ -123,15 +131,13 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
-def _plan(
-    settings: Settings, values: SamplingPass, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
-) -> memory.Plan:
+def _plan(settings: Settings, values: SamplingPass, model: needs.Model, device: torch.device) -> memory.Plan:
     accelerator = device.type != "cpu"
     if accelerator:
         budget = _budget(settings.memory.vram, "memory.vram", _device_memory(device))
     else:
         budget = memory.host_budget(settings.memory.ram)
-    parts = needs.of_run(settings, values, needs.Model(checkpoint, values.vae, dtype))
+    parts = needs.of_run(settings, values, model)
     return memory.plan(parts, budget=budget, accelerator=accelerator, asked_batch=settings.memory.tile_batch)
 
 

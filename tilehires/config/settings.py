@@ -39,6 +39,13 @@ class PassSettings(Section):
     loras: tuple[str, ...] | None = Field(
         None, description="LoRAs of this pass, as model.loras; empty for none. Not set: as the pass before."
     )
+    refiner: str | None = Field(
+        None,
+        description="A second checkpoint for the last steps: SDXL's refiner; empty: none. Not set: as the pass before.",
+    )
+    switch_at: Share | None = Field(
+        None, description="Where the refiner takes over, as a part of the noise schedule. Not set: as before, else 0.8."
+    )
     cfg: Guidance | None = Field(None, description="Guidance scale of this pass. Not set: as the pass before.")
     seed: Seed | None = Field(None, description="Seed of this pass. Not set: as the pass before.")
     sampler: str | None = Field(None, description="Sampler of this pass. Not set: as the pass before.")
@@ -243,6 +250,8 @@ class SamplingPass(Section):
     loras: tuple[str, ...]
     checkpoint: str | None
     """Another one than the run's."""
+    refiner: str | None
+    switch_at: float
     vae: str | None
     seed: int
     steps: int
@@ -263,6 +272,8 @@ def generate_pass(settings: Settings, seed: int) -> SamplingPass:
         negative_prompt=g.negative_prompt,
         loras=settings.model.loras,
         checkpoint=None,
+        refiner=None,
+        switch_at=1.0,
         vae=settings.model.vae,
         seed=seed,
         steps=g.steps,
@@ -284,6 +295,8 @@ def hires_pass(settings: Settings, seed: int) -> SamplingPass:
         negative_prompt=g.negative_prompt if h.negative_prompt is None else h.negative_prompt,
         loras=settings.model.loras if h.loras is None else h.loras,
         checkpoint=h.checkpoint,
+        refiner=h.refiner or None,
+        switch_at=0.8 if h.switch_at is None else h.switch_at,
         vae=h.vae or (None if h.checkpoint else settings.model.vae),
         seed=seed if h.seed in (None, -1) else h.seed,
         steps=h.steps or g.steps,
@@ -308,6 +321,8 @@ def tiled_pass(settings: Settings, seed: int) -> SamplingPass:
         negative_prompt=h.negative_prompt if t.negative_prompt is None else t.negative_prompt,
         loras=h.loras if t.loras is None else t.loras,
         checkpoint=t.checkpoint or h.checkpoint,
+        refiner=(h.refiner if t.refiner is None else t.refiner) or None,
+        switch_at=h.switch_at if t.switch_at is None else t.switch_at,
         vae=t.vae or (None if t.checkpoint else h.vae),
         seed=h.seed if t.seed in (None, -1) else t.seed,
         steps=t.steps or h.steps,

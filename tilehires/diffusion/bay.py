@@ -33,7 +33,7 @@ STREAMED = (UNet2DConditionModel, ControlNetModel)  # the rest is small, and is 
 
 
 class Bay:
-    """Loaded models by what they were loaded from. One diffusion model and one upscaler are kept at a time.
+    """Loaded models by what they were loaded from. One diffusion model, one refiner and one upscaler are kept.
 
     Weights rest in host memory; `on_device` brings a module to the device for as long as it works ("staged"), or to stay
     ("resident"), or layer by layer as its calls need them ("streamed"). On a CPU nothing moves.
@@ -46,6 +46,7 @@ class Bay:
         self.dtype = dtype
         self._offload: Offload = offload
         self._diffusion: tuple[tuple[Checkpoint, str | None], Diffusion] | None = None
+        self._refiner: tuple[tuple[Checkpoint, str | None], Diffusion] | None = None
         self._upscaler: tuple[Path, Any] | None = None
         self._courses: OrderedDict[tuple[Any, ...], prompts.Course] = OrderedDict()
         self._controlnets: dict[ControlNetFile, Any] = {}
@@ -99,17 +100,26 @@ class Bay:
             self._adapters.fit(loras)
         return model
 
+    def refiner(self, checkpoint: Checkpoint, vae: str | None = None) -> Diffusion:
+        """The model that takes over in a pass, in host memory beside the pass's own. Raises MissingError."""
+        if self._refiner is None or self._refiner[0] != (checkpoint, vae):
+            self._refiner = None
+            self._courses.clear()
+            self.clear_device()
+            self._refiner = ((checkpoint, vae), loading.load(checkpoint, self.dtype, vae))
+        return self._refiner[1]
+
     def course(
         self, model: Diffusion, prompt: str, negative: str, *, guided: bool, count: Count, encoding: prompts.Encoding
     ) -> prompts.Course:
         """As prompts.course, in host memory. Of the loaded model the latest are remembered: its text encoders then stay
         where they are. What a LoRA or textual inversion has a part in is encoded anew.
         """
-        adapted = self._adapters is not None and self._adapters.on_text
-        lasting = (
-            self._diffusion is not None and model is self._diffusion[1] and not adapted and not encoding.embeddings
-        )
-        key = (prompt, negative, guided, count, encoding.clip_skip, encoding.emphasis)
+        second = self._refiner is not None and model is self._refiner[1]
+        own = self._diffusion is not None and model is self._diffusion[1]
+        adapted = own and self._adapters is not None and self._adapters.on_text
+        lasting = (own or second) and not adapted and not encoding.embeddings
+        key = (second, prompt, negative, guided, count, encoding.clip_skip, encoding.emphasis)
         if lasting and key in self._courses:
             self._courses.move_to_end(key)
             return self._courses[key]
@@ -165,7 +175,7 @@ class Bay:
             self._at_work = ()
             return
         self._put_upscaler_away()
-        streamed = [module for module in modules if self._offload == "streamed" and isinstance(module, STREAMED)]
+        streamed = [module for module in modules if self._is_streamed(module)]
         placed = [module for module in modules if not any(module is other for other in streamed)]
         try:
             self._move(placed, self.device)
@@ -179,6 +189,24 @@ class Bay:
             self._move(placed, torch.device("cpu"))
             self._collect()
 
+    @contextlib.contextmanager
+    def instead(self, module: nn.Module) -> Iterator[None]:
+        """Inside an `on_device`: its modules leave the device for as long as `module` works there, unless models are to stay.
+
+        After an error they are where that `on_device` puts them.
+        """
+        before = self._at_work
+        # Streamed weights aren't on the device between calls anyway; on it are the small modules beside them.
+        leaving = () if self._offload == "resident" else before
+        placed = [one for one in leaving if not self._is_streamed(one)]
+        self._move(placed, torch.device("cpu"))
+        if placed:
+            self._collect()
+        with self.on_device(module):
+            yield
+        self._at_work = before
+        self._move(placed, self.device)
+
     def clear_device(self) -> None:
         """Bring every model to host memory, and give back what the device's allocator keeps."""
         self._at_work = ()
@@ -189,12 +217,14 @@ class Bay:
 
     def free(self) -> None:
         """Let go of everything."""
-        self._diffusion = self._upscaler = self._adapters = None
+        self._diffusion = self._refiner = self._upscaler = self._adapters = None
         self._resident.clear()
-        self._diffusion = self._upscaler = None
         self._courses.clear()
         self._controlnets.clear()
         self._collect()
+
+    def _is_streamed(self, module: nn.Module) -> bool:
+        return self._offload == "streamed" and isinstance(module, STREAMED)
 
     def _put_upscaler_away(self) -> None:
         if self._upscaler and self._upscaler[1].device.type != "cpu":

@@ -9,7 +9,7 @@ import contextlib
 import inspect
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,6 +50,23 @@ class Sample:
     steps: Steps
 
 
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """Another model of the same latents for the last part of a pass, with its own conditioning of the same batch."""
+
+    model: Diffusion
+    conditioning: Callable[[int], Conditioning]
+    at: float
+    """Part of the model's noise levels that is done by then, 0 … 1: diffusers' denoising_end and denoising_start."""
+    turn: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    """Entered at the switch and left at the end: brings the one UNet to the device in place of the other."""
+
+    def first(self, timesteps: torch.Tensor, levels: int, order: int) -> int:
+        """The first model call that is this model's: whole steps of `order` calls. len(timesteps): none is."""
+        cutoff = round(levels - self.at * levels)
+        return next((n for n in range(0, len(timesteps), order) if timesteps[n] < cutoff), len(timesteps))
+
+
 def exact_steps(steps: int, denoise: float, levels: int = 1000) -> Steps:
     """The schedule of which exactly `steps` steps run from noise level `denoise` in (0, 1].
 
@@ -78,6 +95,7 @@ def sample(
     controls: Sequence[Control] = (),
     tile_conditioning: TileConditioning | None = None,
     place: Box | None = None,
+    switch: Switch | None = None,
     on_step: OnStep | None = None,
     resume: StepFile | None = None,
     device: torch.device | str = "cpu",
@@ -95,10 +113,11 @@ def sample(
     `conditioning` may be a function of the step, 0 … steps.run − 1 (a second-order sampler calls the model twice in one);
     `tile_conditioning` gives single tiles their own. Every conditioning of a pass has one batch, and all or none guide.
     `place`: where the latents lie, in cells, when they are one piece of a canvas of `size` (not with a `denoiser`).
-    `inpaint`: repaint a part only. `controls`: ControlNets, on the device as well. `on_step` is told after each model
-    call. `resume`: go on from the state this very pass left there, and keep it there; the noise must be of (seed, step),
-    as CanvasNoise's. Without it, and for samplers that can't (resume.HISTORY), a pass begins at its beginning.
-    `progress` is begun under `name`, advanced once a model call, and may raise Interrupted.
+    `inpaint`: repaint a part only. `controls`: ControlNets, on the device as well. `switch`: the model
+    that takes over, without the `controls` and the `tile_conditioning`, which are the first one's. `on_step` is told
+    after each model call. `resume`: go on from the state this very pass left there, and keep it there; the noise must be
+    of (seed, step), as CanvasNoise's. Without it, and for samplers that can't (resume.HISTORY), a pass begins at its
+    beginning. `progress` is begun under `name`, advanced once a model call, and may raise Interrupted.
     """
     heard = conditioning if callable(conditioning) else lambda step: conditioning
     home = canvas_home(denoiser, device)
@@ -132,8 +151,15 @@ def sample(
         if first:
             progress.note(f"{name} goes on after {first} of {len(timesteps)} model calls.")
             progress.advance(first)
-    with resume.kept() if resume else contextlib.nullcontext():
+    taken_over = switch.first(timesteps, scheduler.config["num_train_timesteps"], order) if switch else len(timesteps)
+    with contextlib.ExitStack() as stack:
+        if resume:
+            stack.enter_context(resume.kept())
         for number in range(first, len(timesteps)):
+            if switch and number == max(first, taken_over):
+                stack.enter_context(switch.turn())
+                predict = replace(predict, model=switch.model, tile_conditioning=None)
+                heard, controls = switch.conditioning, ()
             t, step = timesteps[number], min(number // order, steps.run - 1)
             active = [control for control in controls if control.active(number, len(timesteps))]
             answer = predict(scheduler.scale_model_input(x, t), t, heard(step), step, active)

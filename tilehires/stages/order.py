@@ -13,6 +13,7 @@ from tilehires.stages.detail import At, detail_stage
 from tilehires.stages.extras import Extras, find_extras
 from tilehires.stages.generate import GenerateStage, first_pass_settings
 from tilehires.stages.redenoise import PassStage, pass_settings
+from tilehires.stages.refining import refiner_of
 from tilehires.stages.route import Route
 from tilehires.stages.swap import checkpoint_of, swap_notes
 
@@ -40,12 +41,13 @@ def stages_of(
             return tuple(stages)
     for step in route.steps:
         values = hires_pass(settings, seed) if step.name == "hires" else tiled_pass(settings, seed)
-        own, extras = checkpoint, Extras()
+        own, extras, refiner = checkpoint, Extras(), None
         if values.denoise > 0:
             own = checkpoint_of(values, checkpoint)
+            refiner = refiner_of(values, own)
             extras = find_extras(settings, step.name, values, own.family.name, from_image)
             extras = replace(extras, notes=(*extras.notes, *swap_notes(step.name, values, checkpoint, own)))
-        stages.append(PassStage(step.name, pass_settings(settings, step, values, own), own, extras))
+        stages.append(PassStage(step.name, pass_settings(settings, step, values, own), own, extras, refiner))
         if step.name == "hires":
             stages += _detail(settings, route, seed, checkpoint, "hires", from_image)
     stages += _detail(settings, route, seed, checkpoint, "final", from_image)

@@ -27,6 +27,7 @@ from tilehires.stages.cutting import cut, tile_range
 from tilehires.stages.extras import Extras, fitted
 from tilehires.stages.pixels import Passages, to_latents, to_pixels
 from tilehires.stages.redraw import Layout, Painter, RedrawSettings, layout
+from tilehires.stages.refining import switch
 from tilehires.stages.route import Step
 from tilehires.stages.tones import tones
 from tilehires.tiling import lock
@@ -96,17 +97,27 @@ class PassStage:
     version = 3
     makes_pixels = True
 
-    def __init__(self, name: str, settings: PassSettings, checkpoint: Checkpoint, extras: Extras | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: PassSettings,
+        checkpoint: Checkpoint,
+        extras: Extras | None = None,
+        refiner: Checkpoint | None = None,
+    ) -> None:
         self.name = name
         self.settings = settings
         self.extras = extras or Extras()
         self.checkpoint = checkpoint
+        self.refiner = refiner
 
     @property
     def models(self) -> tuple[Path, ...]:
         weights: tuple[Path, ...] = ()
         if self.settings.values.denoise > 0:
             weights = self.checkpoint.files + self.checkpoint.configs + self.extras.files
+            if self.refiner is not None:
+                weights += self.refiner.files + self.refiner.configs
             if self.settings.values.vae is not None:
                 weights += vae_files(self.settings.values.vae)
             for net in found(self.settings.values, self.checkpoint):
@@ -137,16 +148,19 @@ class PassStage:
         else:
             upscaled, calls = self._upscaled(image.pixels, upscaler, tools)
         wanted = tones(image.pixels if upscaled is None else upscaled, s.size) if values.lock else None
+        count = Count(self.steps.run, before=s.first_steps, later=True)
+        encoding = prompts.Encoding(s.clip_skip, s.emphasis, ready.embeddings)
         condition = tools.bay.course(
             model,
             values.prompt,
             values.negative_prompt,
             guided=values.cfg > 1,
-            count=Count(self.steps.run, before=s.first_steps, later=True),
-            encoding=prompts.Encoding(s.clip_skip, s.emphasis, ready.embeddings),
+            count=count,
+            encoding=encoding,
         )
+        second = switch(tools.bay, self.refiner, values, model, count, encoding) if self.refiner else None
         family, mode = self.checkpoint.family.name, s.patch_vae_mode
-        painter = Painter(model, condition.at, values, canvas, s.time_ids, mode, tools, family)
+        painter = Painter(model, condition.at, values, canvas, s.time_ids, mode, tools, family, second)
         if upscaled is not None and parts.tiles:
             pixels, findings = upscaled, ()
             nets = controls(values, self.checkpoint, tools.bay, pixels, s.size)
@@ -156,7 +170,7 @@ class PassStage:
                 latents = to_latents(upscaled, canvas, passages)
             picture = image.pixels if upscaled is None else upscaled
             nets = controls(values, self.checkpoint, tools.bay, picture, s.size)
-            made = self._sampled(latents, condition.at, nets, model, canvas, tools)
+            made = self._sampled(latents, condition.at, nets, second, model, canvas, tools)
             pixels, steps = tools.scratch.zeros((s.size.height, s.size.width, 3)), made.steps
             findings = to_pixels(made.latents, pixels, passages, fallback=upscaled)
         if parts.seams:
@@ -175,6 +189,7 @@ class PassStage:
             "steps_run": steps.run,
             "controlnets": [Path(use.path).name for use in values.controlnets],
             "lock": round(values.lock, 4),
+            **({"refiner": Path(values.refiner).name, "switch_at": values.switch_at} if values.refiner else {}),
             **parts.facts(s.redraw, s.crop),
             **passages.facts(),
             **ready.facts,
@@ -186,6 +201,7 @@ class PassStage:
         latents: torch.Tensor | None,
         condition: Callable[[int], prompts.Conditioning],
         nets: tuple[Control, ...],
+        second: sampling.Switch | None,
         model: Diffusion,
         canvas: Size,
         tools: Tools,
@@ -207,6 +223,7 @@ class PassStage:
                 denoiser=TiledDenoiser(self.grid(model.vae_factor), tools.plan.tile_batch),
                 time_ids=self.settings.time_ids,
                 controls=nets,
+                switch=second,
                 resume=tools.resume,
                 device=tools.bay.device,
                 progress=tools.progress,
@@ -252,7 +269,7 @@ class PassStage:
         if not change:
             return None
         first, value = next(iter(change.items()))
-        stage = PassStage(self.name, s.model_copy(update=change), self.checkpoint, self.extras)
+        stage = PassStage(self.name, s.model_copy(update=change), self.checkpoint, self.extras, self.refiner)
         return Less(stage, f"{first} {value}")
 
     def _upscaled(self, pixels: np.ndarray, upscaler: Upscaler, tools: Tools) -> tuple[np.ndarray, int]:

@@ -131,6 +131,7 @@ class Painter:
     vae_mode: vae.Mode
     tools: Tools
     family: str
+    switch: sampling.Switch | None = None
 
     def redraw(
         self,
@@ -185,6 +186,7 @@ class Painter:
             inpaint=inpaint,
             controls=controls,
             place=place,
+            switch=self.switch,
             device=device,
             progress=progress,
         )

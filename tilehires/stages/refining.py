@@ -1,0 +1,51 @@
+"""A second checkpoint for the last part of a pass, on the same latents: SDXL's refiner."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from tilehires.config.settings import SamplingPass
+from tilehires.diffusion import checkpoints
+from tilehires.diffusion.bay import Bay
+from tilehires.diffusion.checkpoints import Checkpoint
+from tilehires.diffusion.components import Diffusion
+from tilehires.diffusion.family import REFINER, SDXL
+from tilehires.diffusion.prompts import Encoding
+from tilehires.diffusion.sampling import Switch
+from tilehires.diffusion.syntax import Count
+from tilehires.errors import ConfigError
+
+
+def refiner_of(values: SamplingPass, own: Checkpoint) -> Checkpoint | None:
+    """The refiner of a pass whose checkpoint is `own`. Reads headers.
+
+    Raises MissingError when it isn't there, ConfigError when the two don't work on the same latents.
+    """
+    if values.refiner is None or values.denoise == 0:
+        return None
+    hint = "Name an SDXL checkpoint or SDXL's refiner in hires.refiner (tiled.refiner), beside an SDXL checkpoint."
+    found = checkpoints.inspect(values.refiner, vae=values.vae)
+    for one, what in ((found, "The refiner"), (own, "The checkpoint to refine")):
+        if one.family not in (SDXL, REFINER):
+            raise ConfigError(f"{what} {one.reference} is {one.family.title}, not SDXL.", hint=hint)
+    if found.prediction != own.prediction:
+        raise ConfigError(
+            f"The refiner {found.reference} predicts {found.prediction}, and {own.reference} {own.prediction}.",
+            hint="Both must predict the same. Use it as the pass's own checkpoint: hires.checkpoint.",
+        )
+    return found
+
+
+def switch(
+    bay: Bay, refiner: Checkpoint, values: SamplingPass, model: Diffusion, count: Count, encoding: Encoding
+) -> Switch:
+    """From `model` to the refiner, with the pass's prompts in its own words; the two UNets take turns on the device."""
+    second = bay.refiner(refiner, values.vae)
+    if second.scored:
+        # It has the second of SDXL's two text encoders.
+        encoding = replace(encoding, embeddings={name: rows[-1:] for name, rows in encoding.embeddings.items()})
+    course = bay.course(
+        second, values.prompt, values.negative_prompt, guided=values.cfg > 1, count=count, encoding=encoding
+    )
+    return Switch(second, course.at, values.switch_at, partial(bay.instead, second.unet))
