@@ -71,6 +71,8 @@ def test_every_exit_code_is_documented() -> None:
 def test_every_preset_loads_and_plans(name: str, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(tmp_path / "a.png")
     config = Config.load(name).with_layer({"model": {"checkpoint": "builtin"}, "run": {"device": "cpu"}}, "test")
+    if config.settings.hires.checkpoint == "":
+        config = config.with_layer({"hires": {"checkpoint": "builtin"}}, "test")
     [row] = plan(config, tmp_path / "a.png", tmp_path / "out")
     assert not row.error, f"configs/{name}.toml can't be planned: {row.error}"
 

@@ -187,6 +187,20 @@ def test_killed_after_the_switch_it_goes_on_with_the_refiner(
     assert outputs(work.output) == outputs(work.root / "whole")
 
 
+def test_the_preset_doubles_a_first_pass_and_refines_it_with_the_same_seed(
+    work: Workplace, models: dict[str, Path]
+) -> None:
+    small = ("--set", "generate.width=32", "--set", "generate.height=32", "--set", "generate.steps=2", "--steps", "2")
+    models_ = ("--checkpoint", models["xl"], "--set", f"hires.checkpoint={models['refiner']}")
+    ended = work.command("generate", "a fox", "-o", work.output, "-c", "sdxl-refiner", *models_, *small, "--seed", "5")
+    assert ended.code == 0, ended.err
+    [image] = work.report()["images"]
+    assert image["output"]["size"] == [64, 64] and image["seed"] == 5
+    [first, second] = [stage["facts"] for stage in image["stages"] if stage["name"] in ("generate", "hires")]
+    assert (first["size"], second["upscaler"], second["steps_run"]) == ([32, 32], "Lanczos", 2)
+    assert not [note for note in image["notes"] if "repaints" in note], "the refiner is made for this"
+
+
 @pytest.mark.parametrize(("checkpoint", "refiner", "code"), [("xl", "sd", 2), ("sd", "refiner", 2), ("xl", "gone", 5)])
 def test_a_refiner_that_does_not_fit_ends_the_run_before_any_work(
     work: Workplace, models: dict[str, Path], checkpoint: str, refiner: str, code: int

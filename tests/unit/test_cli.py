@@ -187,7 +187,7 @@ def test_wrong_usage_is_exit_2_with_a_hint(
     assert not seen.calls
 
 
-@pytest.mark.parametrize("preset", ["sd15", "sdxl", "photo", "anime", "overnight-8gb"])
+@pytest.mark.parametrize("preset", ["sd15", "sdxl", "sdxl-refiner", "photo", "anime", "overnight-8gb"])
 def test_a_preset_without_its_checkpoint_is_exit_5(seen: Seen, capsys: pytest.CaptureFixture[str], preset: str) -> None:
     assert command("run", "-c", preset) == ExitCode.MISSING
     assert "--checkpoint" in capsys.readouterr().err

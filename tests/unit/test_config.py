@@ -18,7 +18,7 @@ import tilehires
 from tilehires.config import Config, Rank, Settings, parse_set
 from tilehires.config.layers import sections
 from tilehires.config.presets import shipped
-from tilehires.config.settings import hires_pass, tiled_pass
+from tilehires.config.settings import generate_pass, hires_pass, tiled_pass
 from tilehires.config.toml import effective_toml, literal, starting_toml
 from tilehires.errors import ConfigError, ExitCode, ImageError, MissingError
 
@@ -177,11 +177,34 @@ def test_every_preset_loads_and_keeps_its_hands_off_prompts(name: str) -> None:
     spoken = {f"{s}.{k}" for layer in config.layers for s, values in layer.values.items() for k in values}
     forbidden = {f"{s}.{k}" for s in sections() for k in ("prompt", "negative_prompt", "seed")}
     assert not spoken & forbidden, "a preset holds no prompt of its own, only prompt_add"
-    assert 0 < config.settings.hires.denoise < 0.5
+    assert 0 < config.settings.hires.denoise < 0.5 or name == "simple"
 
 
 def test_the_presets_that_the_issue_names_are_there() -> None:
-    assert {"default", "sd15", "sdxl", "photo", "anime", "overnight-8gb"} <= set(shipped())
+    named = {"default", "sd15", "sdxl", "photo", "anime", "overnight-8gb", "sdxl-refiner", "simple"}
+    assert named <= set(shipped())
+
+
+def test_the_refiner_preset_is_the_recipe_and_wants_a_refiner() -> None:
+    config = Config.load("sdxl-refiner").with_layer(OWN, "flag --checkpoint")
+    with pytest.raises(MissingError) as caught:
+        config.require_checkpoint()
+    assert "--set hires.checkpoint=" in caught.value.hint
+    config = config.with_layer({"hires": {"checkpoint": "refiner.safetensors"}}, "flag --set")
+    assert config.require_checkpoint() == "mine.safetensors"
+    first, values = generate_pass(config.settings, 7), hires_pass(config.settings, 7)
+    assert (config.settings.generate.width, config.settings.generate.height, config.settings.hires.scale) == (
+        768,
+        768,
+        2,
+    )
+    assert (values.upscaler, values.checkpoint, values.denoise, values.steps) == (
+        "Lanczos",
+        "refiner.safetensors",
+        0.35,
+        25,
+    )
+    assert first.seed == values.seed == 7
 
 
 def test_extends_puts_the_base_below() -> None:

@@ -130,7 +130,10 @@ def preset_option() -> click.Option:
         metavar="NAME|FILE",
         expose_value=False,
         callback=_preset,
-        help="A preset by name (default, sd15, sdxl, photo, anime, overnight-8gb, or from ./configs), or any TOML.",
+        help=(
+            "A preset by name (default, simple, sd15, sdxl, sdxl-refiner, photo, anime, overnight-8gb, or from ./configs), "
+            "or any TOML."
+        ),
     )
 
 

@@ -110,13 +110,19 @@ class Config:
         return self.origins[name].startswith(("metadata (", "image metadata"))
 
     def require_checkpoint(self) -> str:
-        """The checkpoint. Raises MissingError (exit 5) where a preset leaves it to the user, who named none."""
+        """The checkpoint. Raises MissingError (exit 5) where a preset leaves it, or a pass's own, to a user who named none."""
         checkpoint = self.settings.model.checkpoint
         if not checkpoint:
             raise MissingError(
                 f"{self.origins['model.checkpoint']} needs a checkpoint of yours.",
                 hint="Name it with --checkpoint FILE.safetensors, or leave -c away to use the built-in model.",
             )
+        for name in ("hires", "tiled"):
+            if getattr(self.settings, name).checkpoint == "":
+                raise MissingError(
+                    f"{self.origins[f'{name}.checkpoint']} needs a checkpoint of yours for {name}.",
+                    hint=f"Name it with --set {name}.checkpoint=FILE.safetensors.",
+                )
         return checkpoint
 
     def _effective(self) -> list[Layer]:

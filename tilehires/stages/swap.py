@@ -5,6 +5,7 @@ from __future__ import annotations
 from tilehires.config.settings import SamplingPass, Settings, hires_pass, tiled_pass
 from tilehires.diffusion import checkpoints
 from tilehires.diffusion.checkpoints import Checkpoint
+from tilehires.diffusion.family import REFINER
 
 MOST_STEPS, MOST_DENOISE = 10, 0.5  # beyond these another checkpoint repaints the picture instead of refining it
 
@@ -22,8 +23,13 @@ def passes_of(settings: Settings) -> tuple[tuple[str, SamplingPass], ...]:
 
 
 def swap_notes(step: str, values: SamplingPass, base: Checkpoint, own: Checkpoint) -> tuple[str, ...]:
-    """What to tell the user about a swap that will show."""
-    if own == base or values.denoise == 0 or (values.steps <= MOST_STEPS and values.denoise <= MOST_DENOISE):
+    """What to tell the user about a swap that will show. SDXL's refiner was made to go on from another model's picture."""
+    if (
+        own == base
+        or own.family is REFINER
+        or values.denoise == 0
+        or (values.steps <= MOST_STEPS and values.denoise <= MOST_DENOISE)
+    ):
         return ()
     return (
         f"{step} runs {values.steps} steps at denoise {values.denoise:g} with another checkpoint: it repaints much of the "
