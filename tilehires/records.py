@@ -65,6 +65,8 @@ class Record:
     """The largest percentile of its checks' values among good images, 0 to 100; None without a calibration."""
     before: FileRecord | None = None
     """The first pass of a prompt, where it was kept beside the output."""
+    attempts: tuple[Mapping[str, Any], ...] = ()
+    """Of an image that was tried again: both attempts, the settings the second changed, their scores, and which is kept."""
     review: str = ""
     """"accepted" when a reviewer found the output good, whatever the checks say."""
 
@@ -110,6 +112,7 @@ class Record:
             regions=tuple(body.get("regions", ())),
             score=body.get("score"),
             before=_file(body["before"]) if body.get("before") else None,
+            attempts=tuple(body.get("attempts", ())),
             review=body.get("review", ""),
         )
 

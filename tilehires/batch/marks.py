@@ -132,9 +132,13 @@ class Marks:
 
     def reviewed(self, record: Record) -> Record:
         """The record with its review, where it is of just that output."""
-        kept = self._kept.get(record.id)
-        accepted = kept and kept.verdict == "accept" and record.output and kept.sha256 == record.output.sha256
+        accepted = record.output and self.accepted(record.id) == record.output.sha256
         return replace(record, review="accepted") if accepted else record
+
+    def accepted(self, image: str) -> str:
+        """The hash of the output that was accepted; "" where none was."""
+        kept = self._kept.get(image)
+        return kept.sha256 if kept and kept.verdict == "accept" else ""
 
     def finished(self, image: str) -> None:
         """A redo is done."""

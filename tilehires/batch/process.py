@@ -12,6 +12,7 @@ import numpy as np
 
 from tilehires import metadata
 from tilehires.batch import ladder
+from tilehires.batch.attempts import badness, flagged, tried
 from tilehires.batch.job import Job
 from tilehires.batch.meter import Meter, Spent
 from tilehires.batch.store import Entry, Store, fingerprint
@@ -27,6 +28,8 @@ from tilehires.stages.detail import output_regions
 
 DECODE_VERSION = 1  # raised when the same file is decoded to other pixels
 WRITE_VERSION = 1
+NOTHING = np.zeros((0, 0, 3), np.float32)
+Attempts = tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -45,36 +48,89 @@ class Context:
     """Called before each stage; raises Interrupted when the run is to end there."""
 
 
-def process(job: Job, context: Context) -> Record:
-    """Bring one image to its finished file and return its record, also written to the workspace. Raises TilehiresError."""
+@dataclass(frozen=True)
+class Way:
+    """A way to make an image: the fingerprints of its stages and of the file, and the first forced stage's number."""
+
+    job: Job
+    context: Context
+    keys: tuple[str, ...]
+    written: str
+    forced: int
+
+    def led_to(self, record: Record) -> bool:
+        """Whether a finished image was made so."""
+        return record.status == "done" and [one.fingerprint for one in record.stages] == [*self.keys, self.written]
+
+
+def process(job: Job, context: Context, *, second: tuple[Job, Context] | None = None, accepted: str = "") -> Record:
+    """Bring one image to its finished file and return its record, also written to the workspace. Raises TilehiresError.
+
+    `second`: how it is made once more if it is flagged; the better is kept. `accepted`: the hash of the output that a
+    reviewer accepted; it is made anew as it was, and never once more.
+    """
     workspace = context.workspace
-    settings = job.config.settings
-    known = context.environment if settings.run.deterministic else None
-    hashes = {str(path): workspace.hashes.sha256(path) for stage in job.stages for path in stage.models}
-    # All of a prompt is in the settings of its first stage.
-    keys, parent = [], "prompt" if job.found.prompt else f"{job.sha256}/{DECODE_VERSION}"
-    for stage in job.stages:
-        parent = fingerprint(stage, parent, hashes, known)
-        keys.append(parent)
-    written = _write_key(job, keys[-1])
-    forced = next((i for i, s in enumerate(job.stages) if s.name in context.force), len(keys))
-    previous = workspace.record(job.id)
-    if previous and forced == len(keys) and _is_current(previous, [*keys, written], context):
+    ways = [_way(*one) for one in ((job, context), second) if one]
+    if len(ways) == 2 and ways[0].keys == ways[1].keys:
+        del ways[1]  # nothing is repainted, so nothing can be milder
+    previous, attempts = workspace.record(job.id), ()
+    if previous and previous.output and previous.output.sha256 == accepted:
+        held = [way for way in ways if way.led_to(previous)]
+        ways, attempts = held or ways, previous.attempts if held else ()
+    if previous and ways[0].forced == len(ways[0].keys) and _is_current(previous, ways, attempts, context):
         return replace(previous, cached=True, stages=tuple(replace(s, cached=True) for s in previous.stages))
     for name in (job.found.output, job.before):
         if name:
             workspace.check_ours(name)
     picture = _read(job, context)
-    made = _compute(job, keys, forced, picture.pixels, context)
+    record = _finished(*_better(ways, picture, attempts), picture)
+    workspace.write_record(record)
+    return record
+
+
+def _way(job: Job, context: Context) -> Way:
+    known = context.environment if job.config.settings.run.deterministic else None
+    hashes = {str(path): context.workspace.hashes.sha256(path) for stage in job.stages for path in stage.models}
+    # All of a prompt is in the settings of its first stage.
+    keys, parent = [], "prompt" if job.found.prompt else f"{job.sha256}/{DECODE_VERSION}"
+    for stage in job.stages:
+        parent = fingerprint(stage, parent, hashes, known)
+        keys.append(parent)
+    forced = next((i for i, s in enumerate(job.stages) if s.name in context.force), len(keys))
+    return Way(job, context, tuple(keys), _write_key(job, keys[-1]), forced)
+
+
+def _better(ways: Sequence[Way], picture: Picture, attempts: Attempts) -> tuple[Way, _Made, Attempts]:
+    """The first way where it is the only one or isn't flagged, else the better of both; and what is recorded of the two."""
+    first = _compute(ways[0], ways[0].forced, picture.pixels)
+    if len(ways) == 1 or not flagged(first.findings):
+        return ways[0], first, attempts
+    ways[0].context.tools.progress.note(f"{ways[0].job.id}: flagged; it is made once more, milder.")
+    first = replace(first, pixels=NOTHING)  # one canvas at a time; the cache has it
+    second = _compute(ways[1], ways[1].forced, picture.pixels)
+    kept = int(badness(second.findings, second.score) < badness(first.findings, first.score))
+    if not kept:
+        first = replace(first, pixels=_compute(ways[0], len(ways[0].keys), picture.pixels).pixels)
+    both = (first, second)
+    told = tuple(
+        {**tried(way.job, ways[0].job, made.findings, made.score, way.keys[-1]), "kept": i == kept}
+        for i, (way, made) in enumerate(zip(ways, both, strict=True))
+    )
+    return ways[kept], both[kept], told
+
+
+def _finished(way: Way, made: _Made, attempts: Attempts, picture: Picture) -> Record:
+    """Write the file, or files, of an image; its record."""
+    job = way.job
     started = time.monotonic()
-    before = _write_before(job, made.first, context) if job.before else None
-    output, notes = _write(job, picture, made, context)
+    before = _write_before(job, made.first, way.context) if job.before else None
+    output, notes = _write(job, picture, made, way.context)
     stages = [
         StageRecord(stage.name, key, spent.seconds, spent.cached, {**entry.facts, **spent.facts}, entry.environment)
-        for stage, key, entry, spent in zip(job.stages, keys, made.entries, made.spendings, strict=True)
+        for stage, key, entry, spent in zip(job.stages, way.keys, made.entries, made.spendings, strict=True)
     ]
-    stages.append(StageRecord("write", written, time.monotonic() - started, False, {}, {}))
-    record = Record(
+    stages.append(StageRecord("write", way.written, time.monotonic() - started, False, {}, {}))
+    return Record(
         id=job.id,
         input=None if job.found.prompt else FileRecord(job.id, (job.size.width, job.size.height), job.sha256),
         output=output,
@@ -82,8 +138,9 @@ def process(job: Job, context: Context) -> Record:
         seed=job.seed,
         settings=described(job),
         stages=tuple(stages),
-        findings=tuple(finding for entry in made.entries for finding in entry.findings),
-        score=next((entry.facts["score"] for entry in made.entries if "score" in entry.facts), None),
+        findings=made.findings,
+        score=made.score,
+        attempts=attempts,
         regions=tuple(
             region
             for stage, entry in zip(job.stages, made.entries, strict=True)
@@ -93,14 +150,12 @@ def process(job: Job, context: Context) -> Record:
         notes=(*picture.notes, *job.config.notes, *notes),
         before=before,
     )
-    workspace.write_record(record)
-    return record
 
 
 def _read(job: Job, context: Context) -> Picture:
     """The image; of a prompt an empty picture. Raises ImageError."""
     if job.found.prompt:
-        return Picture(np.zeros((0, 0, 3), np.float32))
+        return Picture(NOTHING)
     picture = context.decoder.read(job.found.path, max_pixels=job.config.settings.run.max_pixels)
     if context.workspace.hashes.sha256(job.found.path) != job.sha256:
         raise ImageError(
@@ -127,9 +182,18 @@ class _Made:
     entries: list[Entry]
     spendings: list[Spent]
 
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return tuple(finding for entry in self.entries for finding in entry.findings)
 
-def _compute(job: Job, keys: Sequence[str], forced: int, pixels: np.ndarray, context: Context) -> _Made:
-    """Pass `pixels`, the input's, through the stages; what is cached is taken from there."""
+    @property
+    def score(self) -> float | None:
+        return next((entry.facts["score"] for entry in self.entries if "score" in entry.facts), None)
+
+
+def _compute(way: Way, forced: int, pixels: np.ndarray) -> _Made:
+    """Pass `pixels`, the input's, through the stages; what is cached before stage number `forced` is taken from there."""
+    job, keys, context = way.job, way.keys, way.context
     store, progress = context.store, context.tools.progress
     cached = [store.peek(key) for key in keys]
     start = min(forced, next((i for i, entry in enumerate(cached) if entry is None), len(keys)))
@@ -189,11 +253,17 @@ def _write_key(job: Job, parent: str) -> str:
     return f"{parent[:32]}-{how}-{job.found.output}" + (f"-{job.before}" if job.before else "")
 
 
-def _is_current(previous: Record, keys: Sequence[str], context: Context) -> bool:
-    """Whether the record tells of just these stages, and the file it made still stands as it was."""
-    if previous.status != "done" or previous.output is None or [s.fingerprint for s in previous.stages] != list(keys):
+def _is_current(previous: Record, ways: Sequence[Way], attempts: Attempts, context: Context) -> bool:
+    """Whether the record is what these ways lead to, and the files it made still stand as they were."""
+    if previous.output is None or not any(way.led_to(previous) for way in ways):
         return False
-    return all(_stands(file, context.workspace) for file in (previous.output, previous.before) if file)
+    if len(ways) == 1:
+        told = previous.attempts == attempts
+    elif previous.attempts:
+        told = [one["fingerprint"] for one in previous.attempts] == [way.keys[-1] for way in ways]
+    else:
+        told = ways[0].led_to(previous) and not flagged(previous.findings)
+    return told and all(_stands(file, context.workspace) for file in (previous.output, previous.before) if file)
 
 
 def _stands(file: FileRecord, workspace: Workspace) -> bool:
@@ -204,12 +274,11 @@ def _stands(file: FileRecord, workspace: Workspace) -> bool:
 def _write(job: Job, picture: Picture, made: _Made, context: Context) -> tuple[FileRecord, tuple[str, ...]]:
     """Write the final file; returns its record, and notes on what its format couldn't hold."""
     keep = job.config.settings.run.metadata
-    findings = [finding for entry in made.entries for finding in entry.findings]
     finished = replace(
         picture,
         pixels=made.pixels,
         alpha=resized_alpha(picture.alpha, job.route),
-        texts=_texts(job, picture.texts, findings, context, first_pass=not job.route.steps),
+        texts=_texts(job, picture.texts, made.findings, context, first_pass=not job.route.steps),
         exif=picture.exif if keep else None,
         xmp=picture.xmp if keep else None,
         iptc=picture.iptc if keep else None,

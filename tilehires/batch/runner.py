@@ -12,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 
 from tilehires import detectors
+from tilehires.batch.attempts import milder
+from tilehires.batch.copies import keep_copy
 from tilehires.batch.determinism import deterministic_algorithms
 from tilehires.batch.discover import Discovery, Found, discover
 from tilehires.batch.fence import fenced
@@ -139,6 +141,7 @@ class _Run:
         self._review(marks)
         limit = parse_bytes(self.config.settings.run.cache_limit, what="run.cache_limit")
         bay, scratch = Bay(setup.device, setup.dtype), Scratch(workspace.staging)
+        self.action = self.config.settings.check.action
         self.context = Context(
             workspace=workspace,
             store=Store(workspace.cache, limit, scratch),
@@ -218,7 +221,8 @@ class _Run:
                     config = self.marks.config(image.id, self.config)
                     job = prepare(image, config, self.setup.checkpoint, self.workspace.hashes, self.context.decoder)
                     spaces.append(space_of(job))
-                    record = process(job, self._context_of(job))
+                    accepted = self.marks.accepted(image.id)
+                    record = process(job, self._context_of(job), second=self._second(job), accepted=accepted)
                     self.marks.finished(image.id)
                     hashes = self.workspace.hashes
                     models = {str(path): hashes.sha256(path) for stage in job.stages for path in stage.models}
@@ -237,6 +241,8 @@ class _Run:
             raise
         record = self._failed(image, made) if isinstance(made, ErrorRecord) else made
         record = self.marks.reviewed(record)
+        if self.action == "review" and (said := keep_copy(record, image.output, self.workspace)):
+            self.progress.note(said)
         self.records.append(record)
         if not record.cached:
             self.context.store.trim()
@@ -257,6 +263,13 @@ class _Run:
         plan, shared = self.setup.plan_for(job), self.context
         environment = {**shared.environment, "tile_batch": plan.tile_batch}
         return replace(shared, tools=replace(shared.tools, plan=plan), environment=environment)
+
+    def _second(self, job: Job) -> tuple[Job, Context] | None:
+        """How an image is made once more if it is flagged; None where it isn't."""
+        if self.action != "retry":
+            return None
+        again = milder(job, self.setup.checkpoint)
+        return again, self._context_of(again)
 
     def _failed(self, image: Found, error: ErrorRecord) -> Record:
         self.progress.note(f"{image.id}: {error.message} {error.hint}".rstrip())

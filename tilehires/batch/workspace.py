@@ -128,6 +128,16 @@ class Workspace:
                 aside.parent.mkdir(parents=True, exist_ok=True)
                 final.replace(aside)
 
+    def holds(self, name: str, digest: str) -> bool:
+        """Whether output file `name` has just these bytes."""
+        final = self.output / name
+        return final.is_file() and not final.is_symlink() and self.hashes.sha256(final) == digest
+
+    def remove(self, name: str) -> None:
+        """Delete output file `name`, if it is there. Raises ImageError when tilehires didn't make it as it is now."""
+        self.check_ours(name)
+        (self.output / name).unlink(missing_ok=True)
+
     def check_ours(self, name: str) -> None:
         """Raise ImageError when output file `name` can't be one, or exists and tilehires didn't make it as it is now."""
         final = self.output / name

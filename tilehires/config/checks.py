@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,14 @@ class CheckSettings(Section):
     """Artifact checks on the finished image."""
 
     enabled: bool = Field(True, description="Run the checks.")
+    action: Literal["report", "review", "retry"] = Field(
+        "report",
+        description=(
+            "What is done about a flagged image. report: nothing more. review: its output is copied to review/flagged/ in the "
+            "output folder. retry: it is made once more with 0.7 of its denoise and 1.5 of its overlap, and the better one by "
+            "score is kept."
+        ),
+    )
     only: tuple[str, ...] = Field((), description="Names of the checks to run; empty: all.")
     limits: dict[str, float] = Field(
         {}, description="Limits of checks by their names; others have the calibration's, or else their own."
