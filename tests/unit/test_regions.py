@@ -236,3 +236,71 @@ def test_crops_overlap_when_they_share_a_pixel() -> None:
 def test_a_crowd_is_sorted_out_quickly(count: int) -> None:
     found = [face(x % 380, x % 280, x % 380 + 20, x % 280 + 20, 0.5) for x in range(count)]
     assert len(chosen(found, passing(sort="large_to_small"), SIZE)) == count
+
+
+def test_a_guide_size_keeps_the_crops_aspect() -> None:
+    (region,) = chosen([face(100, 100, 140, 180)], passing(dilate=0), SIZE)
+    crop = crop_of(region, passing(guide_size=128, max_size=512, padding=0, crop_factor=1), SIZE, 512)
+    assert isinstance(crop, Crop)
+    assert (crop.work, crop.box) == (Size(128, 256), Box(99, 98, 141, 182)), (
+        "the mask's place, at the aspect of its size"
+    )
+    capped = crop_of(region, passing(guide_size=128, max_size=192, padding=0, crop_factor=1), SIZE, 512)
+    assert isinstance(capped, Crop) and capped.work == Size(128, 192), "96 wide, in multiples of 64"
+
+
+# The table of the specification: ADetailer's and Impact Pack's defaults and ranges.
+@pytest.mark.parametrize(
+    ("name", "default", "least", "most"),
+    [
+        ("confidence", 0.3, 0, 1),
+        ("largest", 0, 0, None),
+        ("min_ratio", 0, 0, 1),
+        ("max_ratio", 1, 0, 1),
+        ("dilate", 4, -128, 128),
+        ("x_offset", 0, -200, 200),
+        ("y_offset", 0, -200, 200),
+        ("mask_blur", 4, 0, 64),
+        ("denoise", 0.4, 0, 1),
+        ("only_masked", True, None, None),
+        ("padding", 32, 0, 256),
+        ("width", 0, 0, None),
+        ("height", 0, 0, None),
+        ("noise_multiplier", 1.0, 0.5, 1.5),
+        ("dynamic_denoise", 0, -10, 10),
+        ("same_seed", False, None, None),
+        ("crop_factor", 3.0, 1, None),
+        ("drop_size", 10, 1, None),
+        ("guide_size", 0, 0, None),
+        ("max_size", 1024, None, None),
+        ("cycle", 1, 1, None),
+        ("noise_mask_feather", 0, 0, None),
+        *(
+            (name, None, None, None)
+            for name in ("steps", "cfg", "sampler", "scheduler", "clip_skip", "checkpoint", "vae")
+        ),
+        ("restore_face", None, None, None),
+        ("controlnet", (), None, None),
+        ("controlnet_module", ("none",), None, None),
+        ("controlnet_scale", (1.0,), None, None),
+        ("controlnet_start", (0.0,), None, None),
+        ("controlnet_end", (1.0,), None, None),
+        ("filter", "area", None, None),
+        ("merge", "none", None, None),
+        ("sort", "none", None, None),
+        ("match_size", "off", None, None),
+    ],
+)
+def test_defaults_and_ranges(name: str, default: Any, least: float | None, most: float | None) -> None:
+    assert getattr(passing(), name) == default
+    for bound, beyond in ((least, -1e-3), (most, 1e-3)):
+        if bound is not None:
+            passing(**{name: bound})
+            with pytest.raises(ValueError, match=name):
+                passing(**{name: bound + (beyond if isinstance(default, float) else round(beyond * 1000))})
+
+
+@pytest.mark.parametrize("wrong", [{"guide_size": 2048}, {"width": 512}, {"min_ratio": 0.5, "max_ratio": 0.1}])
+def test_what_contradicts_itself_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="and|than"):
+        passing(**wrong)

@@ -25,6 +25,7 @@ from tilehires.stages.generate import GenerateStage, first_size
 from tilehires.stages.order import stages_of
 from tilehires.stages.redenoise import PassStage
 from tilehires.stages.route import Route, route
+from tilehires.upscalers.loading import load_restorer
 
 # Settled once, before the first image: these shape how the whole run is set up.
 RUN_WIDE = (
@@ -173,6 +174,9 @@ def _check(mine: Config, config: Config, stages: Sequence[Stage]) -> None:
                 samplers.check(values.sampler, values.scheduler, own.family.name)
                 found(values, own)
                 stage.grid(own.vae_factor)
+            if isinstance(stage, DetailStage):
+                for restorer in stage.restorers:
+                    load_restorer(restorer)
             if isinstance(stage, PassStage):
                 stage.layout(stage.checkpoint.vae_factor)
     except RunError as error:

@@ -24,7 +24,7 @@ from tilehires.memory import Plan
 from tilehires.records import FileRecord, Record, StageRecord
 from tilehires.stages import Source, StageResult, Tools
 from tilehires.stages.alpha import resized_alpha
-from tilehires.stages.detail import output_regions
+from tilehires.stages.regions import output_regions
 
 DECODE_VERSION = 1  # raised when the same file is decoded to other pixels
 WRITE_VERSION = 1

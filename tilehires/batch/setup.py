@@ -25,6 +25,7 @@ from tilehires.stages.redenoise import PassStage, pass_settings, vae_files
 from tilehires.stages.refining import refiner_of
 from tilehires.stages.route import Step
 from tilehires.stages.swap import checkpoint_of, passes_of
+from tilehires.upscalers.loading import load_restorer
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -114,6 +115,8 @@ def _detail_means(config: Config, checkpoint: Checkpoint) -> list[Means]:
     for one, detector in resolved(config.settings):
         found_.append(means_of(one, config.settings, 0, checkpoint, config.from_image))
         detectors.check(detector)
+        if restorer := found_[-1].restorer:
+            load_restorer(restorer)
     return found_
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tilehires.config.control import ControlNetUse, Fractions, Names, Scales, uses
+from tilehires.config.control import ControlNetUse, Fractions, Modules, Names, Scales, uses
 from tilehires.config.section import Section
 
 
@@ -37,14 +37,25 @@ class DetailPass(Section):
     )
     mask_blur: int = Field(4, ge=0, le=64, description="Sigma of the mask's soft edge, in pixels.")
     padding: int = Field(32, ge=0, le=256, description="Least surroundings of a box that the model sees, in pixels.")
+    only_masked: bool = Field(
+        True,
+        description="Work on a crop around each region; false: on the whole picture at its own size, in tiles if need be.",
+    )
     crop_factor: float = Field(
-        2.0, ge=1, le=10, description="Surroundings that the model sees: side of the crop ÷ side of the box."
+        3.0, ge=1, le=10, description="Surroundings that the model sees: side of the crop ÷ side of the box."
     )
     width: int = Field(0, ge=0, le=4096, description="Width at which a crop is repaired; 0: the model's native size.")
     height: int = Field(0, ge=0, le=4096, description="Height at which a crop is repaired; 0: the model's native size.")
     match_size: Literal["off", "strict", "free"] = Field(
         "off", description="Repair at the crop's own aspect: strict: SDXL's trained sizes, free: any; off: a square."
     )
+    guide_size: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="Repair at the crop's own aspect, its shorter side this long; 0: at the size that match_size says.",
+    )
+    max_size: int = Field(1024, ge=64, le=4096, description="Longer side of a crop under guide_size, at most.")
     large: Literal["leave", "tile"] = Field(
         "leave",
         description="What is already larger than the model's native size: leave it alone, or repair it in tiles.",
@@ -67,6 +78,18 @@ class DetailPass(Section):
         le=10,
         description="Power p: denoise × (1 − box ÷ image)^p, so that small things change more or less.",
     )
+    noise_mask_feather: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description=(
+            "Sigma of the mask's edge while sampling, in pixels, where what is less covered is repainted in later steps only "
+            "(differential diffusion); 0: mask_blur's edge, mixed in at every step."
+        ),
+    )
+    cycle: int = Field(
+        1, ge=1, le=10, description="How often the regions are repaired, each time on what came out before."
+    )
     noise_multiplier: float = Field(1.0, ge=0.5, le=1.5, description="Factor on the noise that a region begins with.")
     same_seed: bool = Field(False, description="All regions have the image's seed; else seed + the region's number.")
     steps: int | None = Field(None, ge=1, le=1000, description="Steps actually run. Not set: as hires.")
@@ -87,9 +110,24 @@ class DetailPass(Section):
             "ControlNets that hold a region to its own crop (the tile kind): .safetensors files or diffusers folders."
         ),
     )
+    controlnet_module: Modules = Field(
+        ("none",),
+        description=(
+            "What a ControlNet sees of the crop, one for all or one each: none: the crop (tile kind); inpaint: the crop with "
+            "what is repainted blanked out; canny: its edges."
+        ),
+    )
     controlnet_scale: Scales = Field((1.0,), description="How strongly they hold: a number, or one for each.")
     controlnet_start: Fractions = Field((0.0,), description="From which part of the steps on, 0 to 1.")
     controlnet_end: Fractions = Field((1.0,), description="Up to which part of the steps, 0 to 1.")
+
+    restore_face: str | None = Field(
+        None,
+        description="A face restoration model (GFPGAN, CodeFormer, RestoreFormer) for the faces of repaired regions.",
+    )
+    restore_visibility: float = Field(
+        1.0, ge=0, le=1, description="How much of a restored face is seen over what was repainted."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -97,11 +135,19 @@ class DetailPass(Section):
             raise ValueError(f"min_ratio = {self.min_ratio} is more than max_ratio = {self.max_ratio}")
         if bool(self.width) != bool(self.height):
             raise ValueError("width and height are given together, or neither")
+        if self.guide_size > self.max_size:
+            raise ValueError(f"guide_size = {self.guide_size} is more than max_size = {self.max_size}")
         return self
 
     @property
     def controlnets(self) -> tuple[ControlNetUse, ...]:
-        return uses(self.controlnet, self.controlnet_scale, self.controlnet_start, self.controlnet_end)
+        return uses(
+            self.controlnet,
+            self.controlnet_scale,
+            self.controlnet_start,
+            self.controlnet_end,
+            self.controlnet_module,
+        )
 
 
 def _from_name(value: Any) -> Any:

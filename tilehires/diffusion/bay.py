@@ -53,6 +53,8 @@ class Bay:
         self._adapters: Any = None
         self._resident: list[nn.Module] = []
         self._at_work: tuple[nn.Module, ...] = ()
+        self._named = ""
+        self._restorer: tuple[Path, Any] | None = None
 
     @property
     def can_offload(self) -> bool:
@@ -61,7 +63,10 @@ class Bay:
 
     @property
     def part_at_work(self) -> str:
-        """Which part was at work when the latest error came: "UNet", "VAE", "text encoders"; outside of them the upscaler."""
+        """Which part was at work when the latest error came: "UNet", "VAE", "text encoders", "face restoration", what
+        `alone` was called with; outside of them the upscaler."""
+        if self._named:
+            return self._named
         if not self._at_work:
             return "upscaler"
         for name, kinds in (("UNet", STREAMED), ("VAE", VAES)):
@@ -139,8 +144,10 @@ class Bay:
 
         Raises MissingError when one can't be read.
         """
-        if any(known not in files for known in self._controlnets):
+        if gone := [model for known, model in self._controlnets.items() if known not in files]:
+            self._resident = [one for one in self._resident if all(one is not model for model in gone)]
             self._controlnets = {file: model for file, model in self._controlnets.items() if file in files}
+            del gone
             self._collect()
         for file in files:
             if file not in self._controlnets:
@@ -157,7 +164,7 @@ class Bay:
             descriptor = load(path)
             descriptor.to("cpu", fitting_dtype(descriptor, self.dtype))
             self._upscaler = (path, descriptor)
-        self._at_work = ()
+        self._at_work, self._named = (), ""
         descriptor = self._upscaler[1]
         if descriptor.device != self.device:
             descriptor.to(self.device)
@@ -167,7 +174,7 @@ class Bay:
     def on_device(self, *modules: nn.Module) -> Iterator[None]:
         """The modules are on the device inside, and back in host memory afterwards, also after an error, unless they are
         to stay. A streamed UNet's own parameters have no values inside (they are meta tensors): only its calls do."""
-        self._at_work = modules  # an error leaves it so
+        self._at_work, self._named = modules, ""  # an error leaves it so
         if self._offload == "resident":
             self._resident += [module for module in modules if not any(module is other for other in self._resident)]
             self._move(modules, self.device)
@@ -207,9 +214,39 @@ class Bay:
         self._at_work = before
         self._move(placed, self.device)
 
+    @contextlib.contextmanager
+    def restorer(self, path: Path, device: torch.device | None = None) -> Iterator[Any]:
+        """spandrel's descriptor of a face restoration model, on the device (or another `device`) inside only, whatever the
+        offload. The latest is kept, in host memory. Raises MissingError when the file can't be used."""
+        from tilehires.upscalers.loading import load_restorer
+
+        self._at_work, self._named = (), "face restoration"
+        if self._restorer is None or self._restorer[0] != path:
+            self._restorer = None
+            self._restorer = (path, load_restorer(path))
+        descriptor = self._restorer[1]
+        try:
+            self._move((descriptor.model,), device or self.device)
+            yield descriptor
+            self._named = ""
+        finally:
+            self._move((descriptor.model,), torch.device("cpu"))
+            self._collect()
+
+    @contextlib.contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Inside, no model of this bay is on the device: another has it to itself. `name`: for `part_at_work`."""
+        self.clear_device()
+        self._named = name
+        try:
+            yield
+            self._named = ""
+        finally:
+            self._collect()
+
     def clear_device(self) -> None:
         """Bring every model to host memory, and give back what the device's allocator keeps."""
-        self._at_work = ()
+        self._at_work, self._named = (), ""
         self._move(self._resident, torch.device("cpu"))
         self._resident.clear()
         self._put_upscaler_away()
@@ -217,7 +254,7 @@ class Bay:
 
     def free(self) -> None:
         """Let go of everything."""
-        self._diffusion = self._refiner = self._upscaler = self._adapters = None
+        self._diffusion = self._refiner = self._upscaler = self._restorer = self._adapters = None
         self._resident.clear()
         self._courses.clear()
         self._controlnets.clear()

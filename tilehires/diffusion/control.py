@@ -10,14 +10,17 @@ import torch
 
 from tilehires.geometry import Box
 
+BLANK = -1.0
+"""In a hint: what an inpainting ControlNet gets where the picture is to be made (as they were trained)."""
+
 
 @dataclass(frozen=True)
 class Control:
     """One ControlNet at work in a pass (Zhang et al. 2023, "Adding Conditional Control to Text-to-Image Diffusion Models").
 
-    `model`: diffusers' ControlNetModel, on the pass's device. `hint`: B×3×H×W around [0, 1], the canvas in pixels, on the
-    CPU, with a batch of 1 or the pass's; where it ends before the canvas it is mirrored. `start`, `end`: the part of the
-    pass's steps in which it takes part, as fractions.
+    `model`: diffusers' ControlNetModel, on the pass's device. `hint`: B×3×H×W around [0, 1] (-1 where an inpainting
+    ControlNet is to see nothing), the canvas in pixels, on the CPU, with a batch of 1 or the pass's; where it ends before
+    the canvas it is mirrored. `start`, `end`: the part of the pass's steps in which it takes part, as fractions.
     """
 
     model: Any
@@ -38,7 +41,8 @@ class Control:
         )
         top, left = int(rows.min()), int(columns.min())
         window = self.hint[..., top : int(rows.max()) + 1, left : int(columns.max()) + 1]
-        return window[..., rows - top, :][..., columns - left].clip(0, 1)
+        part = window[..., rows - top, :][..., columns - left]
+        return torch.where(part == BLANK, part, part.clip(0, 1))
 
 
 def _mirrored(start: int, end: int, length: int) -> torch.Tensor:

@@ -26,6 +26,9 @@ class Inpaint:
     """B×C×h×w, as the VAE's encode gives them: what is kept."""
     masked: torch.Tensor | None = None
     """B×C×h×w: the latents of the picture with what is repainted made grey. For UNets of 2·C+1 channels only."""
+    gradual: bool = False
+    """A cell of share m is repainted in the last part m of the steps alone, and then wholly (Levin and Fried 2023,
+    "Differential Diffusion")."""
 
     @property
     def channels(self) -> torch.Tensor:
@@ -34,9 +37,16 @@ class Inpaint:
             raise ValueError("this UNet was made for inpainting: it needs the masked picture's latents")
         return torch.cat([self.mask, self.masked], dim=1)
 
-    def kept(self, x: torch.Tensor, scheduler: Any, noise: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        """`x` with what is kept put back, noised to the level of the next step, `after`; untouched where that is empty."""
+    def kept(
+        self, x: torch.Tensor, scheduler: Any, noise: torch.Tensor, after: torch.Tensor, left: float
+    ) -> torch.Tensor:
+        """`x` with what is kept put back, noised to the level of the next step, `after`; untouched where that is empty.
+
+        `left`: the part of the steps that is still to come.
+        """
         original, mask = self.original.to(noise), self.mask.to(noise)
+        if self.gradual:
+            mask = (mask > left).to(noise)
         if len(after):
             original = scheduler.add_noise(original, noise, after)
         return (1 - mask) * original + mask * x

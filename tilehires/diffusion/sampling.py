@@ -168,7 +168,8 @@ def sample(
                 arguments["generator"] = noise.generator(steps.start * order + number)
             x = scheduler.step(answer, t, x, **arguments, return_dict=False)[0]
             if blended:
-                x = blended.kept(x, scheduler, drawn, timesteps[number + 1 : number + 2])
+                after = timesteps[number + 1 : number + 2]
+                x = blended.kept(x, scheduler, drawn, after, 1 - (number + 1) / len(timesteps))
             if resume:
                 resume.reached(at, state_of(number + 1, x, scheduler))
             if on_step:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
 
-from tilehires.config.control import ControlNetUse
+from tilehires.config.control import ControlNetUse, Module
 from tilehires.config.settings import SamplingPass
 from tilehires.diffusion.bay import Bay
 from tilehires.diffusion.checkpoints import Checkpoint
-from tilehires.diffusion.control import Control
+from tilehires.diffusion.control import BLANK, Control
 from tilehires.diffusion.controlnets import ControlNetFile, inspect
 from tilehires.geometry import Size
 
@@ -33,13 +34,34 @@ def controls(
 
 
 def at_work(
-    uses: Sequence[ControlNetUse], files: Sequence[ControlNetFile], bay: Bay, hint: torch.Tensor
+    uses: Sequence[ControlNetUse],
+    files: Sequence[ControlNetFile],
+    bay: Bay,
+    hint: torch.Tensor,
+    masks: torch.Tensor | None = None,
 ) -> tuple[Control, ...]:
-    """ControlNets, in host memory, with one hint, as in Control."""
+    """ControlNets, in host memory, each with what its module makes of one hint, as in Control.
+
+    `masks`: B×1×H×W, for the module "inpaint": what of the hint is to be repainted, where 0.5 or more.
+    """
     return tuple(
-        Control(model, hint, use.scale, use.start, use.end)
+        Control(model, _seen(hint, use.module, masks), use.scale, use.start, use.end)
         for model, use in zip(bay.controlnets(files), uses, strict=True)
     )
+
+
+def _seen(hint: torch.Tensor, module: Module, masks: torch.Tensor | None) -> torch.Tensor:
+    if module == "inpaint" and masks is not None:
+        return torch.where(masks >= 0.5, BLANK, hint)
+    return torch.stack([_edges(one) for one in hint]) if module == "canny" else hint
+
+
+def _edges(hint: torch.Tensor) -> torch.Tensor:
+    """White edges on black, 3×H×W; the thresholds are those that canny ControlNets were trained around."""
+    levels = (hint.clip(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    grey = cv2.cvtColor(np.ascontiguousarray(levels), cv2.COLOR_RGB2GRAY)
+    edges = np.asarray(cv2.Canny(grey, 100, 200), np.float32) / 255
+    return torch.from_numpy(edges)[None].repeat(3, 1, 1)
 
 
 def _resized(pixels: np.ndarray, size: Size) -> np.ndarray:

@@ -38,7 +38,10 @@ def crop_of(region: Region, settings: DetailPass, size: Size, native: int) -> Cr
 
     The crop is `crop_factor` times the box but holds at least `padding` around it and the whole mask; it is never worked
     on below its own size: first its surroundings shrink, and what is then still larger than the model's size is left.
+    Without `only_masked` the crop is the image.
     """
+    if not settings.only_masked:
+        return Crop(Box.of(size), size.ceil_to(MULTIPLE))
     box, place = region.box, region.place
     least = _around(box.pad(settings.padding), place).clip(size)
     grown = box.pad(0)
@@ -62,6 +65,9 @@ def _around(a: Box, b: Box) -> Box:
 def _work(settings: DetailPass, crop: Box, native: int) -> Size:
     if settings.width and settings.height:
         return Size(settings.width, settings.height).ceil_to(MULTIPLE)
+    if settings.guide_size:
+        scale = min(settings.guide_size / min(crop.width, crop.height), settings.max_size / crop.size.long_side)
+        return Size(max(1, round(crop.width * scale)), max(1, round(crop.height * scale))).ceil_to(MULTIPLE)
     aspect = crop.width / crop.height
     if settings.match_size == "strict":
         scale = native / 1024

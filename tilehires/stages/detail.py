@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,14 +19,15 @@ from tilehires.detectors import Detection, DetectorFile
 from tilehires.diffusion import prompts, sampling
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.errors import ConfigError, TilehiresError
-from tilehires.geometry import Box, Size
+from tilehires.geometry import Size
 from tilehires.stages import Source, StageResult, Tools
-from tilehires.stages.crops import MULTIPLE, crop_of, mask_in, overlaps
+from tilehires.stages.crops import MULTIPLE, crop_of, mask_in
 from tilehires.stages.cutting import tile_range
 from tilehires.stages.extras import fitted
+from tilehires.stages.looking import looked_for
 from tilehires.stages.means import Means, means_of
-from tilehires.stages.regions import REPAIRED, Region, chosen, moved
-from tilehires.stages.repair import Job, Work, placed, repair
+from tilehires.stages.regions import REPAIRED, Region, chosen, denoise_of, moved
+from tilehires.stages.repair import Job, Work, batches, repair
 from tilehires.stages.route import Route
 from tilehires.stages.words import given_out, of_region
 
@@ -63,6 +65,7 @@ class Told:
 
     def __init__(self) -> None:
         self.facts: dict[str, list[Any]] = {"degradations": []}
+        self.restored = 0
 
     def add(self, name: str, said: Sequence[Any]) -> None:
         if said:
@@ -99,6 +102,11 @@ class DetailStage:
             files += found.files
             files += means.files if one.denoise > 0 else ()
         return tuple(dict.fromkeys(files))
+
+    @property
+    def restorers(self) -> tuple[Path, ...]:
+        """The face restoration models of its passes."""
+        return tuple(dict.fromkeys(means.restorer for means in self.means if means.restorer))
 
     def planned(self) -> tuple[tuple[str, str, int], ...]:
         """Of each pass: its detector, the size at which regions are repaired, and the steps for each."""
@@ -139,6 +147,7 @@ class DetailStage:
             "regions": regions,
             "detectors": [one.detector for one in self.settings.passes],
             **told.facts,
+            **({"faces_restored": told.restored} if any(one.restore_face for one in self.settings.passes) else {}),
         }
         return StageResult(pixels if changed is None else changed, facts, tuple(findings))
 
@@ -147,18 +156,11 @@ class DetailStage:
     ) -> tuple[Detection, ...]:
         """Detections in pixels of the stage's image; those of half the confidence too, so that their fate is told."""
         found_file = self._found[number]
-        if found_file.on_device:
-            tools.bay.clear_device()  # it and a diffusion model never share a card
-        detector = detectors.make(found_file, str(tools.bay.device))
         tools.progress.begin(f"{self.name}: looking for {one.detector}", 1)
         s = self.settings
         on_input = one.detect_on == "input"
-        try:
-            found = detector.detect(source.pixels if on_input else current, confidence=one.confidence / 2)
-        finally:
-            detector.close()
-            if found_file.on_device:
-                tools.bay.clear_device()
+        picture = source.pixels if on_input else current
+        found = looked_for(found_file, picture, one.confidence / 2, tools.bay)
         tools.progress.advance()
         if not on_input:
             return found
@@ -188,19 +190,24 @@ class DetailStage:
                 fates[i] = "skipped by prompt"
             elif isinstance(crop := crop_of(regions[i], one, s.size, s.native[number]), str):
                 fates[i] = crop
-            elif (denoise := _denoise(one, regions[i], s.size)) <= 0:
+            elif (denoise := denoise_of(one, regions[i], s.size)) <= 0:
                 fates[i] = "nothing to repaint (denoise 0)"
             else:
                 seed = s.values.seed if one.same_seed else s.values.seed + order
-                jobs.append((i, Job(order, crop, mask_in(regions[i], crop), prompt, negative or "", denoise, seed)))
-        if jobs:
-            work = self._work(number, one)
-            for batch in _batches([job for _, job in jobs], tools.plan.tile_batch, work.most):
+                face = regions[i].box if "face" in regions[i].kind.lower() and one.merge == "none" else None
+                mask = mask_in(regions[i], crop)
+                jobs.append((i, Job(order, crop, mask, prompt, negative or "", denoise, seed, face)))
+        work = self._work(number, one)
+        for turn in range(one.cycle):
+            named = replace(work, name=f"{work.name}/{turn + 1}") if turn else work
+            left = [job for i, job in jobs if fates[i] != FAILED]
+            for batch in batches(left, tools.plan.tile_batch, work.most):
                 ready = fitted(tools.bay, means.checkpoint, means.vae, means.extras[batch[0].prompt])
-                done = repair(image, batch, ready, work, tools)
+                done = repair(image, batch, ready, named, tools)
                 told.add("degradations", done.degradations)
                 told.add("loras", ready.facts.get("loras", ()))
                 told.add("left_out", ready.left_out)
+                told.restored += done.restored
                 for job, well in zip(batch, done.well, strict=True):
                     i = next(i for i, other in jobs if other is job)
                     fates[i] = REPAIRED if well else FAILED
@@ -224,6 +231,9 @@ class DetailStage:
             tile=s.tile[number],
             controlnets=one.controlnets,
             nets=means.nets,
+            noise_mask_feather=one.noise_mask_feather,
+            restorer=means.restorer,
+            restore_visibility=one.restore_visibility,
         )
 
 
@@ -278,45 +288,6 @@ def detail_stage(
     return DetailStage(f"detail.{at}", sliced, [found for _, found in chosen_], means)
 
 
-def output_regions(facts: Mapping[str, Any], name: str, route: Route) -> list[dict[str, Any]]:
-    """A stage's regions in pixels of the output, whatever steps came after it."""
-    step, last = route.steps[0] if name == "detail.hires" else route.steps[-1], route.steps[-1]
-    if step is last or "regions" not in facts:
-        return list(facts.get("regions", ()))
-    factor = (last.size.width / step.size.width, last.size.height / step.size.height)
-    shift = (last.crop.x0, last.crop.y0)
-    moved_ = []
-    for region in facts.get("regions", ()):
-        corners = [placed(Box(x, y, x, y), factor, shift) for x, y in region["outline"]]
-        box = placed(Box(*region["box"]), factor, shift)
-        moved_.append({**region, "box": box.as_list(), "outline": [[corner.x0, corner.y0] for corner in corners]})
-    return moved_
-
-
 def _unrepaired(region: Region) -> Finding:
     message = f"A {region.kind} came back from the model as no numbers, and was left as it was."
     return Finding("detail", "warning", 1, 0, region.box, message)
-
-
-def _denoise(one: DetailPass, region: Region, size: Size) -> float:
-    """ADetailer's dynamic denoise: strength × (1 − box ÷ image)^power, kept within [0, 1]."""
-    share = region.box.width * region.box.height / size.pixels
-    if one.dynamic_denoise == 0 or share >= 1:
-        return one.denoise
-    return min(1.0, one.denoise * (1 - share) ** one.dynamic_denoise)
-
-
-def _batches(jobs: Sequence[Job], most: int, pixels: int) -> list[list[Job]]:
-    """Runs of jobs that may go together, in their order: one kind, no shared pixel, at most `most`.
-
-    One of more than `pixels` goes alone: it is cut into tiles.
-    """
-    batches: list[list[Job]] = []
-    for job in jobs:
-        last = batches[-1] if batches else []
-        fits = last and len(last) < most and last[0].kind == job.kind and job.crop.work.pixels <= pixels
-        if fits and not any(overlaps(job.crop, other.crop) for other in last):
-            last.append(job)
-        else:
-            batches.append([job])
-    return batches

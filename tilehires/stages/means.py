@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tilehires.config.detail import DetailPass
+from tilehires.config.known_models import FACES
 from tilehires.config.settings import SamplingPass, Settings, hires_pass, prompt_settings
 from tilehires.diffusion import controlnets, samplers
 from tilehires.diffusion.checkpoints import Checkpoint, inspect
 from tilehires.diffusion.controlnets import ControlNetFile
+from tilehires.errors import MissingError
 from tilehires.stages.extras import Extras, extras_of
 from tilehires.stages.redenoise import vae_files
 from tilehires.stages.words import given_out
@@ -18,12 +20,15 @@ from tilehires.stages.words import given_out
 
 @dataclass(frozen=True)
 class Means:
-    """What one pass works with. `extras`: LoRAs and embeddings by the region's prompt; none where nothing is repainted."""
+    """What one pass works with. `extras`: LoRAs and embeddings by the region's prompt; none where nothing is repainted.
+    `restorer`: a face restoration model's file.
+    """
 
     checkpoint: Checkpoint
     vae: str | None
     nets: tuple[ControlNetFile, ...]
     extras: Mapping[str, Extras]
+    restorer: Path | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -32,6 +37,7 @@ class Means:
         files += vae_files(self.vae) if self.vae is not None else ()
         files += [file for net in self.nets for file in net.shaping]
         files += [file for extras in self.extras.values() for file in extras.files]
+        files += [self.restorer] if self.restorer else []
         return tuple(dict.fromkeys(files))
 
     @property
@@ -54,7 +60,17 @@ def means_of(
     if vae is not None:
         vae_files(vae)
     nets = tuple(controlnets.inspect(use.path, own) for use in one.controlnets)
-    return Means(own, vae, nets, _extras(one, settings, values, own, from_image) if one.denoise > 0 else {})
+    extras = _extras(one, settings, values, own, from_image) if one.denoise > 0 else {}
+    return Means(own, vae, nets, extras, _restorer(one.restore_face))
+
+
+def _restorer(named: str | None) -> Path | None:
+    if not named:
+        return None
+    path = Path(named).expanduser()
+    if not path.is_file():
+        raise MissingError(f"The face restoration model {path} is not there.", hint=f"Check restore_face. {FACES}")
+    return path
 
 
 def _extras(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from tilehires.config.detail import DetailPass
 from tilehires.detectors import Detection
 from tilehires.geometry import Box, Size
+from tilehires.stages.route import Route
 
 REPAIRED = "repaired"
 POINTS = 48  # corners of a mask's outline in the report, at most
@@ -183,3 +185,37 @@ def _outline(mask: NDArray[np.float32], place: Box) -> list[list[int]]:
     while len(points) > POINTS:
         points, tolerance = cv2.approxPolyDP(contour, tolerance, True), tolerance * 1.5
     return [[int(x) + place.x0, int(y) + place.y0] for x, y in np.asarray(points).reshape(-1, 2)]
+
+
+def placed(box: Box, factor: tuple[float, float], shift: tuple[int, int]) -> Box:
+    """A box of one step's picture in a later one's pixels."""
+    x0, y0, x1, y1 = box.as_list()
+    return Box(
+        round(x0 * factor[0]) - shift[0],
+        round(y0 * factor[1]) - shift[1],
+        round(x1 * factor[0]) - shift[0],
+        round(y1 * factor[1]) - shift[1],
+    )
+
+
+def output_regions(facts: Mapping[str, Any], name: str, route: Route) -> list[dict[str, Any]]:
+    """A stage's regions in pixels of the output, whatever steps came after it."""
+    step, last = route.steps[0] if name == "detail.hires" else route.steps[-1], route.steps[-1]
+    if step is last or "regions" not in facts:
+        return list(facts.get("regions", ()))
+    factor = (last.size.width / step.size.width, last.size.height / step.size.height)
+    shift = (last.crop.x0, last.crop.y0)
+    moved_ = []
+    for region in facts.get("regions", ()):
+        corners = [placed(Box(x, y, x, y), factor, shift) for x, y in region["outline"]]
+        box = placed(Box(*region["box"]), factor, shift)
+        moved_.append({**region, "box": box.as_list(), "outline": [[corner.x0, corner.y0] for corner in corners]})
+    return moved_
+
+
+def denoise_of(one: DetailPass, region: Region, size: Size) -> float:
+    """ADetailer's dynamic denoise: strength × (1 − box ÷ image)^power, kept within [0, 1]."""
+    share = region.box.width * region.box.height / size.pixels
+    if one.dynamic_denoise == 0 or share >= 1:
+        return one.denoise
+    return min(1.0, one.denoise * (1 - share) ** one.dynamic_denoise)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import cv2
@@ -24,12 +25,15 @@ from tilehires.errors import ImageError
 from tilehires.geometry import Box, Size
 from tilehires.stages import Tools
 from tilehires.stages.controls import at_work
-from tilehires.stages.crops import Crop, matched, paste, resized, soft
+from tilehires.stages.crops import Crop, matched, overlaps, paste, resized, soft
 from tilehires.stages.cutting import cut
 from tilehires.stages.extras import Fitted
 from tilehires.stages.pixels import Passages, to_latents, to_pixels
+from tilehires.stages.regions import placed
 from tilehires.tiling.engine import TiledDenoiser
 from tilehires.tiling.grid import TileGrid
+from tilehires.upscalers.faces import frontal_faces
+from tilehires.upscalers.restore import put_on
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,9 @@ class Work:
     time_ids: Literal["tile", "global", "crop"] = "tile"
     controlnets: tuple[ControlNetUse, ...] = ()
     nets: tuple[ControlNetFile, ...] = ()
+    noise_mask_feather: int = 0
+    restorer: Path | None = None
+    restore_visibility: float = 1.0
 
     @property
     def most(self) -> int:
@@ -61,7 +68,7 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One region to repair. `number`: its place in the pass; `mask`: hard, over the crop."""
+    """One region to repair. `number`: its place in the pass; `mask`: hard, over the crop; `face`: in the image, if it is one."""
 
     number: int
     crop: Crop
@@ -70,6 +77,7 @@ class Job:
     negative: str
     denoise: float
     seed: int
+    face: Box | None = None
 
     @property
     def kind(self) -> tuple[object, ...]:
@@ -96,10 +104,12 @@ class RegionNoise:
 
 @dataclass(frozen=True)
 class Repaired:
-    """What came of some regions. `well`: for each, whether it was repaired; `degradations`: what the VAE did otherwise."""
+    """What came of some regions. `well`: for each, whether it was repaired; `degradations`: what the VAE did otherwise;
+    `restored`: how many faces were restored."""
 
     well: tuple[bool, ...]
     degradations: tuple[str, ...]
+    restored: int
 
 
 def repair(image: NDArray[np.float32], jobs: Sequence[Job], ready: Fitted, work: Work, tools: Tools) -> Repaired:
@@ -126,7 +136,8 @@ def repair(image: NDArray[np.float32], jobs: Sequence[Job], ready: Fitted, work:
     controls: tuple[Control, ...] = ()
     if work.nets:
         hint = torch.from_numpy(np.stack(scaled)).permute(0, 3, 1, 2)
-        controls = at_work(work.controlnets, work.nets, tools.bay, hint)
+        hidden = torch.from_numpy(np.stack([resized(job.mask, size) for job in jobs]))[:, None]
+        controls = at_work(work.controlnets, work.nets, tools.bay, hint, hidden)
     with tools.bay.on_device(model.unet, *(control.model for control in controls)):
         made = sampling.sample(
             model,
@@ -145,11 +156,18 @@ def repair(image: NDArray[np.float32], jobs: Sequence[Job], ready: Fitted, work:
             progress=tools.progress,
             name=f"{work.name}: sampling",
         )
-    well = tuple(
-        _put_back(image, job, before, made.latents[i : i + 1], work, passages)
-        for i, (job, before) in enumerate(zip(jobs, befores, strict=True))
-    )
-    return Repaired(well, tuple(passages.facts()["degradations"]))
+    made_well = [_decoded(made.latents[i : i + 1], size, passages) for i in range(len(jobs))]
+    faces = [0] * len(jobs)
+    if work.restorer:
+        with tools.bay.restorer(work.restorer) as restorer:
+            for i, job in enumerate(jobs):
+                made_well[i], faces[i] = _restored(made_well[i], job, restorer, work.restore_visibility)
+    for job, out, before in zip(jobs, made_well, befores, strict=True):
+        if out is not None:
+            mask = soft(job.mask, work.mask_blur)
+            paste(image, matched(resized(out, job.crop.box.size), before, mask), job.crop, mask)
+    well = tuple(out is not None for out in made_well)
+    return Repaired(well, tuple(passages.facts()["degradations"]), sum(faces))
 
 
 def _mode(size: Size, work: Work) -> Literal["whole", "tiled"]:
@@ -168,7 +186,7 @@ def _inpaint(
     cells = size.divided(model.vae_factor)
     planes = []
     for job in jobs:
-        large = resized(soft(job.mask, work.mask_blur), size)
+        large = resized(soft(job.mask, work.noise_mask_feather or work.mask_blur), size)
         small = cv2.resize(large, (cells.width, cells.height), interpolation=cv2.INTER_AREA)
         planes.append(torch.from_numpy(np.asarray(small, np.float32).clip(0, 1)))
     masked = None
@@ -179,7 +197,7 @@ def _inpaint(
             for job, picture in zip(jobs, scaled, strict=True)
         ]
         masked = torch.cat([to_latents(picture, size, passages) for picture in hidden])
-    return Inpaint(torch.stack(planes)[:, None], latents, masked)
+    return Inpaint(torch.stack(planes)[:, None], latents, masked, gradual=work.noise_mask_feather > 0)
 
 
 def _repeated(course: prompts.Course, count: int) -> prompts.Course:
@@ -205,34 +223,50 @@ def _denoiser(size: Size, model: Diffusion, work: Work, tools: Tools) -> TiledDe
     return TiledDenoiser(grid, tools.plan.tile_batch)
 
 
-def _put_back(
-    image: NDArray[np.float32],
-    job: Job,
-    before: NDArray[np.float32],
-    latents: torch.Tensor,
-    work: Work,
-    passages: Passages,
-) -> bool:
-    size = job.crop.work
+def _decoded(latents: torch.Tensor, size: Size, passages: Passages) -> NDArray[np.float32] | None:
+    """A region's pixels; None where they are no numbers."""
     out = np.zeros((size.height, size.width, 3), np.float32)
     if not torch.isfinite(latents).all():
-        return False
+        return None
     try:
-        if to_pixels(latents, out, passages, fallback=None):
-            return False
+        return None if to_pixels(latents, out, passages, fallback=None) else out
     except ImageError:  # the VAE's pixels aren't finite in any number format: that costs this region
-        return False
-    mask = soft(job.mask, work.mask_blur)
-    paste(image, matched(resized(out, job.crop.box.size), before, mask), job.crop, mask)
-    return True
+        return None
 
 
-def placed(box: Box, factor: tuple[float, float], shift: tuple[int, int]) -> Box:
-    """A box of one step's picture in a later one's pixels."""
-    x0, y0, x1, y1 = box.as_list()
-    return Box(
-        round(x0 * factor[0]) - shift[0],
-        round(y0 * factor[1]) - shift[1],
-        round(x1 * factor[0]) - shift[0],
-        round(y1 * factor[1]) - shift[1],
-    )
+def _restored(
+    out: NDArray[np.float32] | None, job: Job, restorer: Any, visibility: float
+) -> tuple[NDArray[np.float32] | None, int]:
+    """A region with its face restored, or all that are found in one that is more than a face; and how many they were.
+
+    None where the model's answer is no numbers.
+    """
+    if out is None:
+        return None, 0
+    faces = frontal_faces(out) if job.face is None else (_in_crop(job.face, job.crop),)
+    try:
+        return put_on(restorer, out, faces, visibility), len(faces)
+    except ImageError:
+        return None, 0
+
+
+def _in_crop(box: Box, crop: Crop) -> Box:
+    """A box of the image in a crop's pixels, at the size it is repaired at."""
+    across, down = crop.work.width / crop.box.width, crop.work.height / crop.box.height
+    return placed(box.shift(-crop.box.x0, -crop.box.y0), (across, down), (0, 0)).clip(crop.work)
+
+
+def batches(jobs: Sequence[Job], most: int, pixels: int) -> list[list[Job]]:
+    """Runs of jobs that may go together, in their order: one kind, no shared pixel, at most `most`.
+
+    One of more than `pixels` goes alone: it is cut into tiles.
+    """
+    made: list[list[Job]] = []
+    for job in jobs:
+        last = made[-1] if made else []
+        fits = last and len(last) < most and last[0].kind == job.kind and job.crop.work.pixels <= pixels
+        if fits and not any(overlaps(job.crop, other.crop) for other in last):
+            last.append(job)
+        else:
+            made.append([job])
+    return made

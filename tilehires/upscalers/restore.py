@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +42,22 @@ class FaceRestorer:
         `visibility` 0–1 mixes the restored face in, as Image.blend does. Where no face is found the image comes back.
         """
         faces = self._find(image)
-        if not faces or visibility == 0:
-            return image, faces
-        result = image.copy()
-        for face in faces:
-            box = framed(face, Size(image.shape[1], image.shape[0]))
-            piece = np.ascontiguousarray(image[box.slices])
-            made = resample(_run(self._model, resample(piece, Size(SIDE, SIDE))), box.size)
-            weight = (feather(box.size) * np.float32(visibility))[..., None]
-            under = result[box.slices]
-            result[box.slices] = under + (np.clip(made, 0.0, 1.0) - under) * weight
-        return result, faces
+        return put_on(self._model, image, faces, visibility), faces
+
+
+def put_on(model: ImageModelDescriptor[Any], image: Pixels, faces: Sequence[Box], visibility: float = 1.0) -> Pixels:
+    """`image` with the `faces` in it restored by a model that load_restorer gave; see FaceRestorer.restore."""
+    if not faces or visibility == 0:
+        return image
+    result = image.copy()
+    for face in faces:
+        box = framed(face, Size(image.shape[1], image.shape[0]))
+        piece = np.ascontiguousarray(image[box.slices])
+        made = resample(_run(model, resample(piece, Size(SIDE, SIDE))), box.size)
+        weight = (feather(box.size) * np.float32(visibility))[..., None]
+        under = result[box.slices]
+        result[box.slices] = under + (np.clip(made, 0.0, 1.0) - under) * weight
+    return result
 
 
 def framed(face: Box, image: Size) -> Box:
