@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tilehires.errors import ExitCode, RunError
-from tilehires.report import load, write_page
+from tilehires.report import load, sweep, write_page
 from tilehires.report.page import SCRIPTS
 
 HOSTILE = [
@@ -319,10 +319,10 @@ def test_load_then_write_makes_the_same_page(tmp_path: Path) -> None:
 
 def test_page_sources_stay_readable_and_safe() -> None:
     package = Path(write_page.__code__.co_filename).parent
-    for path in [*package.glob("*.js"), package / "page.css", package / "page.html.j2"]:
+    for path in [*package.glob("*.js"), *package.glob("*.css"), *package.glob("*.j2")]:
         text = path.read_text(encoding="utf-8")
         assert len(text.splitlines()) <= 400, f"{path.name} is longer than 400 lines: split it by what it does"
-    for name in SCRIPTS:
+    for name in {*SCRIPTS, *sweep.SCRIPTS}:
         text = (package / name).read_text(encoding="utf-8")
         for risky in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "fetch(", "</script"):
             assert risky not in text, f"{name} uses {risky}: text goes in as text nodes, nothing is fetched"

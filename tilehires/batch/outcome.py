@@ -34,6 +34,12 @@ def environment_of(setup: Setup) -> dict[str, Any]:
     }
 
 
+def versions() -> dict[str, str]:
+    """Of tilehires, Python, and the libraries that shape pictures."""
+    ours = {"tilehires": __version__, "python": platform.python_version()}
+    return ours | {library: version(library) for library in LIBRARIES}
+
+
 def report_of(
     summary: Summary, output: Path, inputs: Path, *, run: Mapping[str, Any], setup: Setup, decoder: Decoder
 ) -> Path:
@@ -44,10 +50,9 @@ def report_of(
         "version": SCHEMA_VERSION,
         "run": {
             **run,
-            "versions": {"tilehires": __version__, "python": platform.python_version()}
-            | {library: version(library) for library in LIBRARIES},
+            "versions": versions(),
             "device": str(setup.device),
-            "input_folder": _relative(inputs, folder),
+            "input_folder": relative(inputs, folder),
             "output_folder": "..",
         },
         "summary": summary.counts(),
@@ -67,7 +72,7 @@ def _write(path: Path, body: Mapping[str, Any]) -> None:
         stream.write(b"\n ]\n}\n")
 
 
-def _relative(path: Path, start: Path) -> str:
+def relative(path: Path, start: Path) -> str:
     """`path` as seen from `start`; absolute where there is no way (another drive on Windows)."""
     try:
         return Path(os.path.relpath(path.resolve(), start.resolve())).as_posix()

@@ -18,6 +18,7 @@ COMMANDS = {
     "run": ("tilehires.cli.run", "Finish every image of a folder."),
     "plan": ("tilehires.cli.run", "Say what `run` would do with each image; loads no weights."),
     "generate": ("tilehires.cli.generate", "Make pictures from prompts, and finish them as `run` does."),
+    "sweep": ("tilehires.cli.sweep", "One image under several settings: contact sheet and page."),
     "upscale": ("tilehires.cli.upscale", "Enlarge without diffusion: two upscalers mixed, faces restored."),
     "config": ("tilehires.cli.config", "Show the settings in effect, or start a file of your own."),
     "models": ("tilehires.cli.models", "List models, or say what a file is."),

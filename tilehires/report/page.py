@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import math
-import os
-import tempfile
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from tilehires.images import MAX_PIXELS, Decoder, Isolated
+from tilehires.report.html import plain, quoted, render, replace, url
 from tilehires.report.thumbs import remove_others, thumbnail
 
-SCRIPTS = ("viewer.js", "panel.js", "marks.js", "page.js")
-EXACT_IN_JAVASCRIPT = 2**53
+STYLES = ("base.css", "page.css")
+SCRIPTS = ("viewer.js", "elements.js", "panel.js", "marks.js", "page.js")
 
 
 def write_page(report: Mapping[str, Any], output: Path, decoder: Decoder | None = None) -> Path:
@@ -38,7 +31,8 @@ def write_page(report: Mapping[str, Any], output: Path, decoder: Decoder | None 
     else:
         data = page_data(report, folder, decoder)
     remove_others(folder / "thumbs", (image["thumb"].rpartition("/")[2] for image in data["images"] if image["thumb"]))
-    return _replace(folder / "index.html", _html(data))
+    page = render("page.html.j2", STYLES, SCRIPTS, data, counts=data["counts"])
+    return replace(folder / "index.html", page)
 
 
 def page_data(report: Mapping[str, Any], folder: Path, decoder: Decoder) -> dict[str, Any]:
@@ -50,7 +44,7 @@ def page_data(report: Mapping[str, Any], folder: Path, decoder: Decoder) -> dict
     inputs, outputs = run.get("input_folder"), run.get("output_folder", "..")
     common = next((image["settings"] for image in report["images"] if image.get("settings")), {})
     images = [_image(image, folder, inputs, outputs, common, decoder) for image in report["images"]]
-    return _plain(
+    return plain(
         {
             "run": {key: value for key, value in run.items() if key not in ("input_folder", "output_folder")},
             "summary": report["summary"],
@@ -71,7 +65,7 @@ def _image(
     decoder: Decoder,
 ) -> dict[str, Any]:
     source, result, kept = image.get("input"), image.get("output"), image.get("before")
-    before = _url(inputs, source["path"]) if source and inputs is not None else None
+    before = url(inputs, source["path"]) if source and inputs is not None else None
     settings = image.get("settings", {})
     shown, root = (result, outputs) if result else (source, inputs)
     thumb = None
@@ -81,7 +75,7 @@ def _image(
         thumb = thumbnail(folder / root / shown["path"], shown["sha256"], folder / "thumbs", decoder, max_pixels=most)
     return {
         "id": image["id"],
-        "anchor": "image/" + _quoted(image["id"]),
+        "anchor": "image/" + quoted(image["id"]),
         "status": image["status"],
         "cached": bool(image.get("cached")),
         "flagged": bool(image.get("flagged")),
@@ -91,8 +85,8 @@ def _image(
         "input": source,
         "output": result,
         "first_pass": kept,
-        "before": _url(outputs, kept["path"]) if kept else before,
-        "after": _url(outputs, result["path"]) if result else None,
+        "before": url(outputs, kept["path"]) if kept else before,
+        "after": url(outputs, result["path"]) if result else None,
         "thumb": f"thumbs/{thumb}" if thumb else None,
         "settings": {key: entry for key, entry in settings.items() if common.get(key) != entry},
         "unset": [key for key in common if key not in settings],
@@ -114,73 +108,3 @@ def _counts(images: list[Mapping[str, Any]]) -> dict[str, int]:
         "cached": sum(bool(image.get("cached")) for image in images),
         "skipped": sum(image["status"] == "skipped" for image in images),
     }
-
-
-def _url(folder: str, path: str) -> str:
-    """A link to a file, percent-encoded: it holds no character that HTML or a URL scheme gives a meaning."""
-    start = Path(folder)
-    base = start.as_uri() if start.is_absolute() else _quoted(start.as_posix())
-    return f"{base}/{_quoted(path)}"
-
-
-def _quoted(path: str) -> str:
-    # fsencode: a name that isn't UTF-8 reaches Python as surrogates, and its bytes are what the link must hold.
-    return quote(os.fsencode(path), safe="/")
-
-
-def _plain(value: Any) -> Any:
-    """The same value in JSON that a browser parses without loss: no NaN, no integer beyond 2^53 (seeds are 63 bits)."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, int) and abs(value) > EXACT_IN_JAVASCRIPT:
-        return str(value)
-    return value
-
-
-def _html(data: Mapping[str, Any]) -> bytes:
-    # Imported here: commands that make no page shouldn't wait for jinja2.
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    package = files("tilehires.report")
-    style = package.joinpath("page.css").read_text(encoding="utf-8")
-    script = "\n".join(package.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(package.joinpath("page.html.j2").read_text(encoding="utf-8"))
-    html = template.render(
-        counts=data["counts"],
-        data=Markup(_script_json(data)),
-        style=Markup(style),
-        script=Markup(script),
-        style_hash=_content_hash(style),
-        script_hash=_content_hash(script),
-    )
-    return html.encode("utf-8")
-
-
-def _script_json(data: Mapping[str, Any]) -> str:
-    """JSON that can stand inside a script element: ASCII, and no character that could end the element."""
-    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _content_hash(text: str) -> str:
-    """The name a Content-Security-Policy knows an inline script or style by."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()
-
-
-def _replace(path: Path, content: bytes) -> Path:
-    """Write a file at once: a browser that reloads meanwhile sees the old page or the new one."""
-    handle, temporary = tempfile.mkstemp(prefix=".tilehires-tmp-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return path

@@ -1,0 +1,50 @@
+"""`tilehires sweep`: one image under several settings, side by side."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import click
+
+from tilehires.cli.options import config_of, setting_options
+from tilehires.cli.run import OUTPUT
+
+
+@setting_options
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@OUTPUT
+@click.option(
+    "--vary",
+    multiple=True,
+    required=True,
+    metavar="section.key=a,b,c",
+    help='A setting and the values to try; twice for a grid of two. Values with commas: key=["a, b", "c"].',
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress, and no summary unless something went wrong.")
+@click.option("-v", "--verbose", is_flag=True, help="A line per cell; the traceback of an unexpected error.")
+@click.pass_context
+def sweep(ctx: click.Context, image: Path, output: Path, vary: tuple[str, ...], quiet: bool, verbose: bool) -> int:
+    """Finish one IMAGE under several settings, one seed for all, and compare: tune on one image before the night.
+
+    Writes OUTPUT/sweep-<image name>/ with the pictures (cells/), a labelled contact sheet (sheet.png), a page on which all
+    are zoomed together (index.html) and sweep.json. Stages that no varied setting touches are computed once.
+    """
+    from tilehires.config.vary import parse_vary
+
+    axes = [parse_vary(text) for text in vary]
+    config = config_of(ctx)
+    config.require_checkpoint()
+
+    from tilehires.batch import sweep as sweeps
+    from tilehires.cli.bars import progress_for
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with progress_for(quiet=quiet, verbose=verbose) as progress:
+        swept = sweeps.sweep(config, image, axes, output, progress=progress)
+    summary = swept.summary
+    if summary.exit_code or not quiet:
+        for line in [*summary.lines(), f"Contact sheet: {swept.sheet}", f"Page: {swept.page}"]:
+            click.echo(line, err=quiet)
+    return summary.exit_code
