@@ -70,6 +70,12 @@ def make(folder: Path) -> Path:
     images[1] |= {"flagged": True, "findings": [finding("warning", [100, 100, 200, 400])]}
     images[2] |= {"flagged": True, "findings": [finding("info", None), finding("error", [10, 10, 60, 60])]}
     images[0]["score"], images[1]["score"] = 40.0, 99.7
+    first = {"changes": {}, "score": 99.9, "flags": ["seam"], "fingerprint": "1", "kept": False, "why": ""}
+    why = "Its score is lower: 99.7, the other's 99.9."
+    images[1]["attempts"] = [
+        first,
+        {**first, "changes": {"hires.denoise": 0.35}, "score": 99.7, "fingerprint": "2", "kept": True, "why": why},
+    ]
     run = {"input_folder": "../../input", "output_folder": "..", "device": "cpu"}
     return write_page({"version": 1, "run": run, "summary": {}, "images": images}, folder / "output")
 
@@ -218,6 +224,25 @@ def test_detections_are_boxed_outlined_and_listed_with_their_fates(browser: Brow
         "[...document.querySelectorAll('#panel button.row')].find((b) => /hand/.test(b.textContent)).click()"
     )
     assert browser.evaluate(ZOOM) == "400 %", "a click on a detection goes to its place"
+
+
+def test_attempts_are_listed_with_what_they_changed_and_why_one_was_kept(browser: Browser, page: Path) -> None:
+    attempts = (
+        "[...document.querySelectorAll('#panel .attempts li')].map((n) => [...n.children].map((m) => m.textContent))"
+    )
+    browser.open(page, "#image/warned.png")
+    assert browser.evaluate(attempts) == [
+        ["First", "flagged: seam · score 99.9"],
+        [
+            "Second, milder",
+            "kept",
+            "flagged: seam · score 99.7",
+            "hires.denoise = 0.35",
+            "Its score is lower: 99.7, the other's 99.9.",
+        ],
+    ]
+    browser.open(page, "#image/plain.png")
+    assert browser.evaluate(attempts) == []
 
 
 def test_a_failed_image_shows_its_error_and_hint(browser: Browser, page: Path) -> None:

@@ -75,6 +75,16 @@ def badness(findings: Sequence[Finding], score: float | None) -> tuple[bool, flo
     return hard, max(over, default=0.0)
 
 
+def why(kept: tuple[bool, float], other: tuple[bool, float], *, scored: bool) -> str:
+    """What made an attempt the better one, from the badness of both."""
+    if kept[0] != other[0]:
+        return "The other one has a hard failure."
+    what = "score" if scored else "largest value ÷ limit"
+    if kept[1] < other[1]:
+        return f"Its {what} is lower: {kept[1]:.4g}, the other's {other[1]:.4g}."
+    return f"The second is no better: both have the {what} {kept[1]:.4g}."
+
+
 def tried(job: Job, first: Job, findings: Sequence[Finding], score: float | None, key: str) -> dict[str, Any]:
     """An attempt as the record keeps it. `key`: its last stage's fingerprint."""
     before, after = (one.config.settings.model_dump(mode="json") for one in (first, job))

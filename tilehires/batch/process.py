@@ -12,7 +12,7 @@ import numpy as np
 
 from tilehires import metadata
 from tilehires.batch import ladder
-from tilehires.batch.attempts import badness, flagged, tried
+from tilehires.batch.attempts import badness, flagged, tried, why
 from tilehires.batch.job import Job
 from tilehires.batch.meter import Meter, Spent
 from tilehires.batch.store import Entry, Store, fingerprint
@@ -108,12 +108,18 @@ def _better(ways: Sequence[Way], picture: Picture, attempts: Attempts) -> tuple[
     ways[0].context.tools.progress.note(f"{ways[0].job.id}: flagged; it is made once more, milder.")
     first = replace(first, pixels=NOTHING)  # one canvas at a time; the cache has it
     second = _compute(ways[1], ways[1].forced, picture.pixels)
-    kept = int(badness(second.findings, second.score) < badness(first.findings, first.score))
-    if not kept:
-        first = replace(first, pixels=_compute(ways[0], len(ways[0].keys), picture.pixels).pixels)
     both = (first, second)
+    scores = [badness(made.findings, made.score) for made in both]
+    kept = int(scores[1] < scores[0])
+    if not kept:
+        both = (replace(first, pixels=_compute(ways[0], len(ways[0].keys), picture.pixels).pixels), second)
+    reason = why(scores[kept], scores[1 - kept], scored=first.score is not None)
     told = tuple(
-        {**tried(way.job, ways[0].job, made.findings, made.score, way.keys[-1]), "kept": i == kept}
+        {
+            **tried(way.job, ways[0].job, made.findings, made.score, way.keys[-1]),
+            "kept": i == kept,
+            "why": reason if i == kept else "",
+        }
         for i, (way, made) in enumerate(zip(ways, both, strict=True))
     )
     return ways[kept], both[kept], told

@@ -80,6 +80,7 @@ def _image(
         "cached": bool(image.get("cached")),
         "flagged": bool(image.get("flagged")),
         "score": image.get("score"),
+        "attempts": image.get("attempts", []),
         "error": image.get("error"),
         "seed": image.get("seed"),
         "input": source,

@@ -91,6 +91,22 @@ function measuredList(findings) {
   return el("details", {}, el("summary", {}, title), el("ul", { class: "findings" }, ...items));
 }
 
+// What check.action = "retry" made, and which of it is the output.
+function attemptsSection(image) {
+  if (!image.attempts.length) return null;
+  const rows = image.attempts.map((attempt, i) => {
+    const changes = Object.entries(attempt.changes).map(([key, value]) => `${visible(key)} = ${plain(value)}`).join(", ");
+    const flags = attempt.flags.length ? "flagged: " + attempt.flags.map(visible).join(", ") : "no flag";
+    const score = typeof attempt.score === "number" ? `score ${attempt.score.toFixed(1)}` : "";
+    return el("li", { class: attempt.kept ? "attempt kept" : "attempt" },
+      el("b", {}, i ? "Second, milder" : "First"), " ", attempt.kept ? el("span", { class: "severity" }, "kept") : null,
+      el("p", {}, [flags, score].filter(Boolean).join(" · ")),
+      changes ? el("p", { class: "muted" }, changes) : null,
+      attempt.kept ? el("p", { class: "muted" }, visible(attempt.why)) : null);
+  });
+  return section("Attempts", image.attempts.length, el("ol", { class: "attempts" }, ...rows));
+}
+
 function regionsSection(image, viewer) {
   if (!image.regions.length) return null;
   const rows = image.regions.map((region) => {
@@ -153,7 +169,7 @@ function fillPanel(panel, image, common, viewer) {
   const error = image.error ? el("section", { class: "failure" }, el("h3", {}, image.status === "skipped" ? "Skipped" : "Failed"), el("p", {}, visible(image.error.message)),
     image.error.hint ? el("p", { class: "hint" }, visible(image.error.hint)) : null, el("p", { class: "muted" }, visible(image.error.type))) : null;
   const notes = image.notes.length ? section("Notes", null, ...image.notes.map((line) => el("p", {}, visible(line)))) : null;
-  const parts = [error, findingsSection(image, viewer), regionsSection(image, viewer), notes, stagesSection(image), settingsSection(image, common), filesSection(image)];
+  const parts = [error, findingsSection(image, viewer), attemptsSection(image), regionsSection(image, viewer), notes, stagesSection(image), settingsSection(image, common), filesSection(image)];
   panel.replaceChildren(...parts.filter(Boolean), el("p", { class: "keys" },
     ...[["← →", "images"], ["Space", "100 %"], ["B", "hold: before"], ["X", "boxes"], ["T", "tiles"], ["A R D", "accept, redo, discard"], ["Esc", "back"]].flatMap(([key, what]) => [el("kbd", {}, key), ` ${what} `])));
   panel.scrollTop = 0;
