@@ -246,6 +246,7 @@ def test_presets_work_outside_of_the_repository(tmp_path: Path, monkeypatch: pyt
         ("denoise = 0.3", "hires.denoise"),
         ("[hire]\nscale = 2", "[hires]"),
         ("[zzz]\nscale = 2", "Sections are model, generate"),
+        ("[hires]\ndistilled_cfg = 3.5", "guidance_scale=3.5"),
     ],
 )
 def test_unknown_names_are_refused_with_what_was_meant(tmp_path: Path, text: str, hint: str) -> None:

@@ -197,6 +197,8 @@ def test_forge_and_its_kin_are_told_apart_by_their_version() -> None:
     line = "a cat\nSteps: 20, Sampler: Euler, Schedule type: Simple, CFG scale: 1, Distilled CFG Scale: 3.5, Seed: 3"
     said = found(parameters=f"{line}, Size: 64x64, Module 1: ae, Version: f2.0.1v1.10.1-previous-634")
     assert (said.source, said.scheduler, said.others["Distilled CFG Scale"]) == ("Forge", "Simple", "3.5")
+    assert said.family == "flux", "its CFG of 1 is no CFG for another model"
+    assert found(parameters=line.replace("Distilled CFG Scale: 3.5, ", "")).family is None
     assert found(parameters=f"{line}, App: SD.Next, Version: 3c2b8a1").source == "SD.Next"
 
 

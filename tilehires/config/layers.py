@@ -79,9 +79,18 @@ def check_names(values: Mapping[str, Any], origin: str) -> None:
                 raise _unknown(f"{name}.{key}", keys[key], origin)
 
 
+DISTILLED = ("distilled_cfg", "distilled_cfg_scale")
+"""Forge's names for the guidance that Flux-like models take as an input."""
+
+
 def _unknown(name: str, value: object, origin: str) -> ConfigError:
     """What may be meant by an unknown name: one spelt alike in its section, the same key elsewhere, one spelt alike."""
     section, _, key = name.rpartition(".")
+    if key in DISTILLED:
+        return ConfigError(
+            f"{origin}: there is no setting {name}: no model that tilehires samples itself has distilled guidance.",
+            hint="For Flux use its diffusers pipeline under `tiled`, with guidance_scale=3.5 (docs/tiled.md).",
+        )
     known = {f"{s}.{k}": k for s, model in sections().items() for k in model.model_fields}
     if isinstance(value, Mapping) and not section:
         near = [f"[{match}]" for match in difflib.get_close_matches(name, list(sections()), n=1)]

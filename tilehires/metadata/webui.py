@@ -61,11 +61,18 @@ def read(texts: Mapping[str, str]) -> Metadata | None:
         size=size_of(fields.get("Size")),
         model=fields.get("Model") or None,
         model_hash=fields.get("Model hash") or None,
-        family="sdxl" if source == "Fooocus" else None,
+        family=_family(source, fields),
         loras=_loras(fields) if source == "Fooocus" else (),
         others={key: value for key, value in fields.items() if key not in _READ},
         source=source,
     )
+
+
+def _family(source: str, fields: Mapping[str, str]) -> str | None:
+    """Fooocus runs SDXL alone; only of Flux-like models does Forge note a distilled guidance (their CFG is 1)."""
+    if source == "Fooocus":
+        return "sdxl"
+    return "flux" if "Distilled CFG Scale" in fields else None
 
 
 def _sampler(fields: Mapping[str, str]) -> tuple[str | None, str | None]:
