@@ -146,7 +146,26 @@ def test_an_inpainting_model_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_files_that_are_no_checkpoints_are_named(tmp_path: Path, names: dict[str, tuple[int, ...]], kind: str) -> None:
-    assert kind in refusal(write(tmp_path / "file.safetensors", names)).message
+    error = refusal(write(tmp_path / "file.safetensors", names))
+    assert kind in error.message
+    assert ("tiled(pipe" in error.hint) == (kind in ("Stable Diffusion 3", "Flux", "Flux.2", "Qwen-Image", "Z-Image"))
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "flow"),
+    [
+        *((name, True) for name in ("StableDiffusion3Pipeline", "FluxPipeline", "Flux2KleinPipeline")),
+        *((name, True) for name in ("QwenImagePipeline", "ZImagePipeline")),
+        *((name, False) for name in ("PixArtSigmaPipeline", None)),
+    ],
+)
+def test_a_folder_of_a_family_that_tiled_knows_says_where_it_can_be_used(
+    tmp_path: Path, pipeline: str | None, flow: bool
+) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+    error = refusal(tmp_path)
+    assert str(pipeline) in error.message and "Stable Diffusion XL" in error.hint
+    assert ("tiled(pipe" in error.hint) == flow
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pth", ".bin", ".CKPT"])

@@ -125,6 +125,27 @@ def test_brackets_without_partner_are_counted(text: str, count: int) -> None:
     assert syntax.unpaired(text) == count
 
 
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("a fox, running; 16:9 / f:2.8 [sic", ["weights"]),  # a bracket left open weighs, in A1111 too
+        ("a red fox: running", []),
+        (r"a fox \(animal\)", []),
+        ("a (red:1.2) fox", ["weights"]),
+        ("a ((red)) fox BREAK snow", ["weights", "BREAK"]),
+        ("a fox AND a hen :0.5", ["AND"]),
+        ("a fox by [day:night:0.5]", ["schedules"]),
+        ("a [fox|hen]", ["alternation"]),
+        ("a fox <lora:style:0.8>", ["tags"]),
+        ("SANDBREAK, BRAND", []),
+    ],
+)
+def test_what_other_encoders_take_as_plain_text_is_said(text: str, want: list[str]) -> None:
+    notes = syntax.unheard(text)
+    assert [note.split()[0].strip(":,") for note in notes] == want
+    assert all(note.endswith("takes it as plain text") for note in notes)
+
+
 @given(PROMPTS)
 @settings(max_examples=300, deadline=None)
 @example("(" * 50)
@@ -136,6 +157,7 @@ def test_nothing_crashes_and_no_letter_is_lost(text: str) -> None:
     kept = "".join(one.text for section in sections for one in section)
     letters = [c for c in text.replace("BREAK", "") if c in "abé猫,"]
     assert [c for c in kept.replace("BREAK", "") if c in "abé猫,"] == letters, "brackets and weights may go, words not"
+    assert len(syntax.unheard(text)) <= 6
     rendered = syntax.at_each_step(text, Count(7))
     assert len(rendered) == 7
     assert all(set(line) <= set(text) for line in rendered)

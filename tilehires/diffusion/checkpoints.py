@@ -24,6 +24,8 @@ BUILTIN_FOLDER = Path(__file__).parents[1] / "builtin" / "model"
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 PLAIN_VAE = VaeShape((128, 256, 512, 512), False)  # Stable Diffusion's, of all its families
 PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
+FLOW = ("StableDiffusion3", "Flux", "QwenImage", "ZImage")
+"""How the names of the families begin that `tiled(pipe)` knows and our own loop doesn't sample."""
 _PIPELINES = {
     "StableDiffusionPipeline": "sd1",
     "StableDiffusionXLPipeline": "sdxl",
@@ -128,8 +130,8 @@ def _folder(reference: str, path: Path, prediction: str, other: str | None, inpa
     family_name = (_PIPELINES | _INPAINTING).get(str(index.get("_class_name")))
     if family_name is None:
         raise MissingError(
-            f"{path} holds a {index.get('_class_name')}, which can't be run yet.",
-            hint=f"Use a checkpoint of {', '.join(family.title for family in FAMILIES.values())}.",
+            f"{path} holds a {index.get('_class_name')}, which can't be used as a checkpoint here.",
+            hint=_advice(str(index.get("_class_name"))),
         )
     unet, vae = (_json(path / part / "config.json", path) for part in ("unet", "vae"))
     if family_name == "sd1" and unet.get("use_linear_projection"):  # what sets SD 2.x's UNet apart, whatever its size
@@ -240,7 +242,11 @@ def _named(kind: str) -> str:
 
 
 def _advice(kind: str) -> str:
+    """`kind`: as Header.kind, or the name of a pipeline."""
     known = ", ".join(family.title for family in FAMILIES.values())
     if kind == "a UNet without its text encoder":
         return "Download the full checkpoint, with text encoder and VAE."
-    return f"Checkpoints of these families can be run: {known}."
+    advice = f"Checkpoints of these families can be run: {known}."
+    if kind.replace(" ", "").replace("-", "").startswith(FLOW):
+        advice += " In Python, `with tiled(pipe, …)` samples this one's own diffusers pipeline in tiles: docs/tiled.md."
+    return advice

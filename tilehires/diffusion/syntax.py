@@ -147,6 +147,25 @@ def unpaired(text: str) -> int:
     return alone + len(opened)
 
 
+def unheard(text: str) -> tuple[str, ...]:
+    """A note for each part of this syntax that a prompt uses, for whoever gives it to a pipeline of diffusers.
+
+    Those (Flux, SD3, Qwen-Image, … under `tiled`, and the stock pipelines of SD and SDXL) read all of it as plain text.
+    """
+    text, tags = without_tags(text)
+    schedules = [node for node in _walk(_tree(text, Count(20))) if not isinstance(node, str)]
+    sections = emphasis(at_each_step(text, Count(1))[0])
+    used = {
+        "weights such as (word:1.2)": any(one.weight != 1 for section in sections for one in section),
+        "BREAK": len(sections) > 1,
+        "AND": len(parts(text)) > 1,
+        "schedules such as [from:to:when]": any(isinstance(node, _Schedule) for node in schedules),
+        "alternation, [a|b]": any(isinstance(node, _Alternation) for node in schedules),
+        "tags such as <lora:name:0.8>": bool(tags),
+    }
+    return tuple(f"{name}: this pipeline takes it as plain text" for name, is_used in used.items() if is_used)
+
+
 def _marked(text: str) -> tuple[list[str | None], list[tuple[int, int, float]]]:
     """(pieces of plain text, None for a BREAK; factors of ranges of them, in the order in which brackets close)."""
     pieces: list[str | None] = []
