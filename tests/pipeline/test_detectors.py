@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tilehires import detectors
 from tilehires.cli import main
@@ -143,6 +144,15 @@ def test_a_missing_file_is_an_error_and_never_a_download(tmp_path: Path) -> None
     (tmp_path / "d.toml").write_text('weights = "yolov8n.pt"')
     with pytest.raises(MissingError, match="Nothing is downloaded unasked"):
         detectors.find(str(tmp_path / "d.toml"))
+
+
+def test_a_loaded_detector_leaves_pillow_as_it_is(weights: Path, tmp_path: Path) -> None:
+    # ultralytics' own Image.open runs pip at a file that Pillow doesn't know.
+    detectors.check(detectors.find(str(weights / "nano.pt")))
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(Image.UnidentifiedImageError):
+        Image.open(tmp_path / "bad.png")
+    assert Image.open.__module__ == "PIL.Image"
 
 
 def test_an_ultralytics_imported_without_safe_loading_is_not_used(weights: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from tilehires.detectors.picture import cut_mask, enlarged, reduced
 from tilehires.detectors.protocol import Detection, Pixels
@@ -123,6 +124,8 @@ def _ultralytics() -> Any:
     """ultralytics, imported with everything off that this module's docstring names."""
     os.environ.update(QUIET)
     os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="tilehires-yolo-"))
+    # It puts an Image.open of its own in Pillow, which asks pip for a HEIF decoder at the first damaged file anyone opens.
+    pillows = Image.open
     try:
         import ultralytics
         from ultralytics import utils
@@ -131,6 +134,7 @@ def _ultralytics() -> Any:
         raise MissingError(
             f"YOLO detectors need ultralytics, which doesn't import: {error}.", hint="pip install -U ultralytics torch"
         ) from error
+    Image.open = pillows
     # On an older torch or ultralytics, or when somebody imported it before us, safe loading silently isn't there.
     guard = getattr(tasks, "_SafeLoad", None)
     if not getattr(utils, "SAFE_LOAD", False) or not getattr(guard, "SUPPORTED", False):
