@@ -175,7 +175,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Config:
     """Settings of a run without a model, to 4x, which is two steps."""
     known = entry_points(group=upscalers.GROUP)
     monkeypatch.setattr(upscalers, "entry_points", lambda group: known)  # half of such a run's time
-    return Config.load().with_layer({"hires": {"scale": 4, "denoise": 0, "upscaler": "Lanczos"}}, "test")
+    return Config.load().with_layer({"run": {"decode_isolated": False}, "hires": {"scale": 4, "denoise": 0, "upscaler": "Lanczos"}}, "test")
 
 
 def test_killed_at_every_place_it_goes_on_to_the_same_bytes(place: Workplace, quick: Config) -> None:
