@@ -175,17 +175,17 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Config:
     """Settings of a run without a model, to 4x, which is two steps."""
     known = entry_points(group=upscalers.GROUP)
     monkeypatch.setattr(upscalers, "entry_points", lambda group: known)  # half of such a run's time
-    return Config.load().with_layer({"run": {"decode_isolated": False}, "hires": {"scale": 4, "denoise": 0, "upscaler": "Lanczos"}}, "test")
+    hires = {"scale": 4, "denoise": 0, "upscaler": "Lanczos"}
+    return Config.load().with_layer({"run": {"decode_isolated": False}, "hires": hires}, "test")
 
 
 def test_killed_at_every_place_it_goes_on_to_the_same_bytes(place: Workplace, quick: Config) -> None:
-    draw(place.input / "a.png", 8, 6)
-    draw(place.input / "sub" / "b.webp", 6, 8, seed=1)
+    draw(place.input / "sub" / "a.png", 8, 6)
     whole = Counter()
     with counted(whole):
         assert run(quick, place.input, place.root / "whole").exit_code == ExitCode.OK
     reference = outputs(place.root / "whole")
-    assert len(reference) == 2 and whole.seen > 60, f"only {whole.seen} events: the patches no longer see the writing"
+    assert len(reference) == 1 and whole.seen > 60, f"only {whole.seen} events: the patches no longer see the writing"
     for number in range(whole.seen):
         output = place.root / str(number)
 

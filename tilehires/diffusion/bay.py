@@ -83,7 +83,8 @@ class Bay:
     def offload(self, offload: Offload) -> None:
         if offload != self._offload:
             self._offload = offload
-            self.clear_device()
+            if self._resident or self._upscaler:
+                self.clear_device()
 
     def diffusion(self, checkpoint: Checkpoint, vae: str | None = None, loras: Sequence[Lora] = ()) -> Diffusion:
         """The model of a checkpoint, with another VAE if named, and with exactly these LoRAs on it.
