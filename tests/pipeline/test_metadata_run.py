@@ -30,6 +30,7 @@ INPUTS: dict[str, dict[str, str]] = {
     "comfy.png": {"prompt": json.dumps(graph({"3": {"steps": 2, "cfg": 1.5}}))},
     "invoke.png": {"invokeai_metadata": json.dumps(INVOKE)},
     "odd.png": {"parameters": A1111.format("DPM adaptive", 5, 13, "")},
+    "nosuch.png": {"parameters": A1111.format("Ojler 3000", 5, 13, "")},
     "deep.png": {"prompt": '{"a":' * 50_000},
     "plain.png": {},
 }
@@ -46,8 +47,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[
             info.add_text(key, text)
         Image.fromarray(drawing(24, 16)).save(root / "in" / name, pnginfo=info)
     plain = (root / "in" / "plain.png").read_bytes()
-    (root / "in" / "bomb.png").write_bytes(plain[:33] + HOSTILE["packed"]() + plain[33:])
-    for name in ("invoke", "deep", "plain", "bomb"):  # which would run the family's 20 steps
+    for name, kind in (("bomb", "packed"), ("long", "long")):  # 200 MB packed, and 100 MB as they are
+        (root / "in" / f"{name}.png").write_bytes(plain[:33] + HOSTILE[kind]() + plain[33:])
+    for name in ("invoke", "deep", "plain", "bomb", "long"):  # which would run the family's 20 steps
         (root / "in" / f"{name}.toml").write_text("[generate]\nsteps = 2\n")
     checkpoint = tiny.write_folder(tiny.sd15(), root / "tiny")
     words = ["run", str(root / "in"), "-o", str(root / "out"), "-q", "--checkpoint", str(checkpoint)]
@@ -99,7 +101,8 @@ def test_another_familys_settings_are_left_out_but_for_prompt_and_seed(
 
 def test_what_cant_be_used_is_a_note(ran: tuple[Path, dict[str, dict[str, Any]]]) -> None:
     images = ran[1]
-    for name, word in (("odd.png", "DPM adaptive"), ("deep.png", "nested too deep"), ("bomb.png", "16 MiB")):
+    left_out = {"odd.png": "DPM adaptive", "nosuch.png": "Ojler 3000", "deep.png": "nested too deep"}
+    for name, word in {**left_out, "bomb.png": "16 MiB", "long.png": "16 MiB"}.items():
         assert images[name]["status"] == "done"
         assert any(word in note for note in images[name]["notes"]), (name, images[name]["notes"])
-    assert images["plain.png"]["notes"] == [] and len(outputs(ran[0])) == len(INPUTS) + 1
+    assert images["plain.png"]["notes"] == [] and len(outputs(ran[0])) == len(INPUTS) + 2

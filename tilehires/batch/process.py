@@ -18,6 +18,7 @@ from tilehires.batch.meter import Meter, Spent
 from tilehires.batch.store import Entry, Store, fingerprint
 from tilehires.batch.workspace import Workspace
 from tilehires.checks import Finding
+from tilehires.diffusion import embeddings, lora
 from tilehires.errors import ImageError
 from tilehires.images import Decoder, Picture, write
 from tilehires.memory import Plan
@@ -28,6 +29,12 @@ from tilehires.stages.regions import output_regions
 
 DECODE_VERSION = 1  # raised when the same file is decoded to other pixels
 WRITE_VERSION = 1
+NAMING = (
+    *("generate.prompt", "generate.negative_prompt", "model.loras", "model.lora_folder", "model.embedding_folder"),
+    *(f"{step}.{key}" for step in ("hires", "tiled") for key in ("prompt", "prompt_add", "negative_prompt", "loras")),
+    "detail.passes",
+)
+"""The settings that name LoRAs and embeddings."""
 NOTHING = np.zeros((0, 0, 3), np.float32)
 Attempts = tuple[Mapping[str, Any], ...]
 
@@ -83,7 +90,13 @@ def process(job: Job, context: Context, *, second: tuple[Job, Context] | None = 
         if name:
             workspace.check_ours(name)
     picture = _read(job, context)
-    record = _finished(*_better(ways, picture, attempts), picture)
+    try:
+        made = _better(ways, picture, attempts)
+    except (lora.MisfitError, embeddings.MisfitError) as error:
+        if _says_its_own_words(job):
+            raise ImageError(error.message, hint=error.hint) from error
+        raise
+    record = _finished(*made, picture)
     workspace.write_record(record)
     return record
 
@@ -156,6 +169,11 @@ def _finished(way: Way, made: _Made, attempts: Attempts, picture: Picture) -> Re
         notes=(*picture.notes, *job.config.notes, *notes),
         before=before,
     )
+
+
+def _says_its_own_words(job: Job) -> bool:
+    """Whether prompts or LoRAs were named for this image alone: what of them can't be used is then no other's fault."""
+    return any(job.config.origins[name].startswith(("sidecar ", "prompt", "--vary ")) for name in NAMING)
 
 
 def _read(job: Job, context: Context) -> Picture:
