@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -112,5 +114,44 @@ class Box:
     def shift(self, dx: int, dy: int) -> Box:
         return Box(self.x0 + dx, self.y0 + dy, self.x1 + dx, self.y1 + dy)
 
+    def wrapped(self, size: Size) -> Iterator[tuple[Box, Box]]:
+        """Its parts inside an image of this size that goes on at its other side, each beside where in the box it lies.
+
+        One part for a box inside the image.
+        """
+        for y, top, bottom in _turns(self.y0, self.y1, size.height):
+            for x, left, right in _turns(self.x0, self.x1, size.width):
+                inside = Box(left - self.x0, top - self.y0, right - self.x0, bottom - self.y0)
+                yield Box(left - x, top - y, right - x, bottom - y), inside
+
     def as_list(self) -> list[int]:
         return [self.x0, self.y0, self.x1, self.y1]
+
+
+def _turns(start: int, end: int, length: int) -> Iterator[tuple[int, int, int]]:
+    """[start, end) cut at multiples of `length`: (the multiple below, start, end) of each part."""
+    while start < end:
+        below = start // length * length
+        stop = min(end, below + length)
+        yield below, start, stop
+        start = stop
+
+
+@dataclass(frozen=True, slots=True)
+class Wrap:
+    """Along which axes a picture goes on at its other side, as a wallpaper's pattern does."""
+
+    x: bool = False
+    y: bool = False
+
+    @classmethod
+    def of(cls, axes: Literal["none", "x", "y", "both"]) -> Wrap:
+        return cls(axes in ("x", "both"), axes in ("y", "both"))
+
+    def without(self, other: Wrap) -> Wrap:
+        """The axes that aren't among the other's."""
+        return Wrap(self.x and not other.x, self.y and not other.y)
+
+
+OPEN = Wrap()
+"""A picture that ends at its four edges."""

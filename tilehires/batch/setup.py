@@ -17,6 +17,7 @@ from tilehires.diffusion import checkpoints, samplers
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.errors import ConfigError, ImageError
 from tilehires.geometry import Box, Size
+from tilehires.stages import seamless
 from tilehires.stages.controls import found
 from tilehires.stages.detail import resolved
 from tilehires.stages.extras import find_extras
@@ -95,6 +96,7 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
         find_extras(settings, "generate", first, checkpoint.family.name, config.from_image)
     repairs = _detail_means(config, checkpoint)
     checks.require(settings.check.only)
+    seamless.check_settings(settings)
     _check_grid(settings, used[-1])
     device = device_of(settings.run.device)
     dtype = _dtype(settings.model.dtype, device)

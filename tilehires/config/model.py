@@ -8,6 +8,8 @@ from pydantic import Field
 
 from tilehires.config.section import Section
 
+Seamless = Literal["none", "x", "y", "both"]
+
 
 class ModelSettings(Section):
     """Which weights, and how they are read."""
@@ -47,4 +49,11 @@ class ModelSettings(Section):
     )
     prediction: Literal["auto", "epsilon", "v_prediction"] = Field(
         "auto", description="What the denoiser predicts. auto: read from the checkpoint."
+    )
+    seamless: Seamless = Field(
+        "none",
+        description=(
+            "Make pictures that tile without a seam, along x, y or both: the models see each edge go on at the other one. "
+            "Sizes are multiples of 64 along it."
+        ),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tilehires.geometry import Box
+from tilehires.geometry import OPEN, Box, Wrap
 
 BLANK = -1.0
 """In a hint: what an inpainting ControlNet gets where the picture is to be made (as they were trained)."""
@@ -20,7 +20,8 @@ class Control:
 
     `model`: diffusers' ControlNetModel, on the pass's device. `hint`: B×3×H×W around [0, 1] (-1 where an inpainting
     ControlNet is to see nothing), the canvas in pixels, on the CPU, with a batch of 1 or the pass's; where it ends before
-    the canvas it is mirrored. `start`, `end`: the part of the pass's steps in which it takes part, as fractions.
+    the canvas it is mirrored, and along the axes of `wrap` it goes on at its other side. `start`, `end`: the part of the
+    pass's steps in which it takes part, as fractions.
     """
 
     model: Any
@@ -28,6 +29,7 @@ class Control:
     scale: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    wrap: Wrap = OPEN
 
     def active(self, number: int, total: int) -> bool:
         """Whether it takes part in call `number` of `total`: in those that lie in its part whole, as in diffusers."""
@@ -36,8 +38,10 @@ class Control:
     def part(self, box: Box) -> torch.Tensor:
         """B×3×h×w in [0, 1]: a box of the canvas, in pixels."""
         rows, columns = (
-            _mirrored(start, end, length)
-            for start, end, length in zip((box.y0, box.x0), (box.y1, box.x1), self.hint.shape[-2:], strict=True)
+            torch.arange(start, end) % length if ring else _mirrored(start, end, length)
+            for start, end, length, ring in zip(
+                (box.y0, box.x0), (box.y1, box.x1), self.hint.shape[-2:], (self.wrap.y, self.wrap.x), strict=True
+            )
         )
         top, left = int(rows.min()), int(columns.min())
         window = self.hint[..., top : int(rows.max()) + 1, left : int(columns.max()) + 1]

@@ -15,7 +15,7 @@ from tilehires.diffusion.bay import Bay
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.diffusion.control import BLANK, Control
 from tilehires.diffusion.controlnets import ControlNetFile, inspect
-from tilehires.geometry import Size
+from tilehires.geometry import OPEN, Size, Wrap
 
 
 def found(values: SamplingPass, checkpoint: Checkpoint) -> tuple[ControlNetFile, ...]:
@@ -24,13 +24,14 @@ def found(values: SamplingPass, checkpoint: Checkpoint) -> tuple[ControlNetFile,
 
 
 def controls(
-    values: SamplingPass, checkpoint: Checkpoint, bay: Bay, picture: np.ndarray, size: Size
+    values: SamplingPass, checkpoint: Checkpoint, bay: Bay, picture: np.ndarray, size: Size, wrap: Wrap = OPEN
 ) -> tuple[Control, ...]:
     """A pass's ControlNets, in host memory. Their hint is `picture`, HWC float32 in [0, 1], at `size`, not copied."""
     if not values.controlnets:
         return ()
     hint = picture if picture.shape[:2] == (size.height, size.width) else _resized(picture, size)
-    return at_work(values.controlnets, found(values, checkpoint), bay, torch.from_numpy(hint).permute(2, 0, 1)[None])
+    files, planes = found(values, checkpoint), torch.from_numpy(hint).permute(2, 0, 1)[None]
+    return at_work(values.controlnets, files, bay, planes, wrap=wrap)
 
 
 def at_work(
@@ -39,13 +40,14 @@ def at_work(
     bay: Bay,
     hint: torch.Tensor,
     masks: torch.Tensor | None = None,
+    wrap: Wrap = OPEN,
 ) -> tuple[Control, ...]:
     """ControlNets, in host memory, each with what its module makes of one hint, as in Control.
 
     `masks`: B×1×H×W, for the module "inpaint": what of the hint is to be repainted, where 0.5 or more.
     """
     return tuple(
-        Control(model, _seen(hint, use.module, masks), use.scale, use.start, use.end)
+        Control(model, _seen(hint, use.module, masks), use.scale, use.start, use.end, wrap)
         for model, use in zip(bay.controlnets(files), uses, strict=True)
     )
 

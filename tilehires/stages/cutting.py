@@ -5,7 +5,7 @@ from __future__ import annotations
 from tilehires.config.settings import TiledSettings
 from tilehires.diffusion.family import Family
 from tilehires.errors import ConfigError
-from tilehires.geometry import Size
+from tilehires.geometry import OPEN, Size, Wrap
 from tilehires.tiling.grid import TileGrid, elastic_grid
 
 
@@ -18,8 +18,10 @@ def tile_range(tiled: TiledSettings, family: Family) -> tuple[int, int]:
     )
 
 
-def cut(canvas: Size, *, tile_min: int, tile_max: int, overlap: int, factor: int, family: Family) -> TileGrid:
-    """The cheapest grid over `canvas`, in cells of `factor` pixels; all arguments in pixels.
+def cut(
+    canvas: Size, *, tile_min: int, tile_max: int, overlap: int, factor: int, family: Family, wrap: Wrap = OPEN
+) -> TileGrid:
+    """The cheapest grid over `canvas`, in cells of `factor` pixels; all arguments in pixels. `wrap`: its axes that are rings.
 
     Raises ConfigError where the canvas must be cut and tile and overlap, as multiples of what the model needs, leave a
     tile nothing of its own.
@@ -44,4 +46,5 @@ def cut(canvas: Size, *, tile_min: int, tile_max: int, overlap: int, factor: int
         overlap=-(-overlap // factor),
         multiple=family.multiple,
         cost=family.cost,
+        wrap=wrap,
     )

@@ -10,18 +10,20 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from tilehires import memory
+from tilehires.config.model import Seamless
 from tilehires.config.settings import SamplingPass, Settings
 from tilehires.diffusion import noise, prompts, samplers, sampling
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.diffusion.family import Family
 from tilehires.diffusion.syntax import Count
-from tilehires.geometry import Box, Size
+from tilehires.geometry import Box, Size, Wrap
 from tilehires.memory import VaeMode
 from tilehires.stages import Source, StageResult, Tools
 from tilehires.stages.cutting import cut, tile_range
 from tilehires.stages.extras import Extras, fitted
 from tilehires.stages.pixels import Passages, to_pixels
 from tilehires.stages.redenoise import CANVAS, vae_files
+from tilehires.tiling.circular import circular
 from tilehires.tiling.engine import TiledDenoiser
 from tilehires.tiling.grid import TileGrid
 
@@ -42,6 +44,11 @@ class FirstPassSettings(BaseModel):
     in_tiles: bool
     time_ids: Literal["tile", "global", "crop"]
     vae_mode: VaeMode
+    seamless: Seamless
+
+    @property
+    def wrap(self) -> Wrap:
+        return Wrap.of(self.seamless)
 
 
 def first_size(settings: Settings, family: Family) -> Size:
@@ -71,6 +78,7 @@ def first_pass_settings(settings: Settings, values: SamplingPass, checkpoint: Ch
             whole_max=settings.memory.vae_whole_max,
             budget=memory.host_budget(settings.memory.ram),
         ),
+        seamless=settings.model.seamless,
     )
 
 
@@ -120,7 +128,7 @@ class GenerateStage:
             encoding=prompts.Encoding(s.clip_skip, s.emphasis, ready.embeddings),
         )
         grid = self.grid(model.vae_factor)
-        with tools.bay.on_device(model.unet):
+        with tools.bay.on_device(model.unet), circular(s.wrap.without(grid.wrap), model.unet):
             made = sampling.sample(
                 model,
                 condition.at,
@@ -140,10 +148,10 @@ class GenerateStage:
                 name="generate: sampling",
             )
         pixels = tools.scratch.zeros((s.size.height, s.size.width, 3))
-        passages = Passages(model, tools, s.vae_mode, self.name)
+        passages = Passages(model, tools, s.vae_mode, self.name, s.wrap)
         findings = to_pixels(made.latents, pixels, passages, fallback=None)
         np.clip(pixels, 0, 1, out=pixels)
-        boxes = (tile.box.scale(model.vae_factor).clip(s.size) for tile in grid.tiles)
+        boxes = (box.scale(model.vae_factor).clip(s.size) for box in grid.boxes())
         facts = {
             "sampler": values.sampler,
             "steps_run": made.steps.run,
@@ -160,4 +168,12 @@ class GenerateStage:
         if not s.in_tiles:
             return TileGrid.whole(canvas.divided(factor))
         family = self.checkpoint.family
-        return cut(canvas, tile_min=s.tile_min, tile_max=s.tile_max, overlap=s.overlap, factor=factor, family=family)
+        return cut(
+            canvas,
+            tile_min=s.tile_min,
+            tile_max=s.tile_max,
+            overlap=s.overlap,
+            factor=factor,
+            family=family,
+            wrap=s.wrap,
+        )

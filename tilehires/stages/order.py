@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from tilehires.config.settings import Settings, generate_pass, hires_pass, tiled_pass
 from tilehires.diffusion.checkpoints import Checkpoint
-from tilehires.stages import Stage
+from tilehires.stages import Stage, seamless
 from tilehires.stages.check import CheckSettings, CheckStage
 from tilehires.stages.detail import At, detail_stage
 from tilehires.stages.extras import Extras, find_extras
-from tilehires.stages.generate import GenerateStage, first_pass_settings
+from tilehires.stages.generate import GenerateStage, first_pass_settings, first_size
 from tilehires.stages.redenoise import PassStage, pass_settings
 from tilehires.stages.refining import refiner_of
 from tilehires.stages.route import Route
@@ -33,6 +33,7 @@ def stages_of(
     errors are raised.
     """
     stages: list[Stage] = []
+    seamless.check(settings, route, first_size(settings, checkpoint.family) if prompt else None, checkpoint.vae_factor)
     if prompt:
         values = generate_pass(settings, seed)
         extras = find_extras(settings, "generate", values, checkpoint.family.name, from_image)

@@ -12,7 +12,7 @@ import torch
 from tilehires.checks import Finding
 from tilehires.checks.finite import finite, joined
 from tilehires.diffusion.components import Diffusion
-from tilehires.geometry import Size
+from tilehires.geometry import OPEN, Size, Wrap
 from tilehires.stages import Tools
 from tilehires.tiling import vae
 from tilehires.tiling.estimated import Deviation
@@ -31,6 +31,7 @@ class Passages:
     mode: vae.Mode
     name: str
     """The stage's, for the progress."""
+    wrap: Wrap = OPEN
     made: dict[str, vae.Passage] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
@@ -60,6 +61,7 @@ def to_latents(pixels: np.ndarray, canvas: Size, passages: Passages) -> torch.Te
             mode=passages.mode,
             device=tools.bay.device,
             tell=partial(passages.made.__setitem__, "encode"),
+            wrap=passages.wrap,
         )
     tools.progress.advance()
     return latents
@@ -83,6 +85,7 @@ def to_pixels(
             mode=passages.mode,
             device=tools.bay.device,
             tell=partial(passages.made.__setitem__, "decode"),
+            wrap=passages.wrap,
         )
     tools.progress.advance()
     return tuple(joined(landing.findings))

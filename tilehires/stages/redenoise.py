@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from tilehires import memory, upscalers
+from tilehires.config.model import Seamless
 from tilehires.config.settings import SamplingPass, Settings
 from tilehires.diffusion import noise, prompts, samplers, sampling
 from tilehires.diffusion.checkpoints import Checkpoint, weights_of
@@ -18,21 +19,24 @@ from tilehires.diffusion.components import Diffusion
 from tilehires.diffusion.control import Control
 from tilehires.diffusion.syntax import Count
 from tilehires.errors import MissingError
-from tilehires.geometry import Box, Size
+from tilehires.geometry import OPEN, Box, Size, Wrap
 from tilehires.memory import VaeMode
-from tilehires.progress import Counted
+from tilehires.progress import Counted, Silent
 from tilehires.stages import Less, Source, StageResult, Tools
 from tilehires.stages.controls import controls, found
 from tilehires.stages.cutting import cut, tile_range
 from tilehires.stages.extras import Extras, fitted
+from tilehires.stages.latents import enlarged
 from tilehires.stages.pixels import Passages, to_latents, to_pixels
 from tilehires.stages.redraw import Layout, Painter, RedrawSettings, layout
 from tilehires.stages.refining import switch
 from tilehires.stages.route import Step
 from tilehires.stages.tones import tones
 from tilehires.tiling import lock
+from tilehires.tiling.circular import circular
 from tilehires.tiling.engine import TiledDenoiser
 from tilehires.tiling.grid import TileGrid
+from tilehires.upscalers import ring
 from tilehires.upscalers.latent import LatentMode
 from tilehires.upscalers.protocol import Upscaler
 
@@ -60,6 +64,11 @@ class PassSettings(BaseModel):
     patch_vae_mode: VaeMode
     upscaler_tile: int
     redraw: RedrawSettings
+    seamless: Seamless
+
+    @property
+    def wrap(self) -> Wrap:
+        return Wrap.of(self.seamless)
 
 
 def pass_settings(settings: Settings, step: Step, values: SamplingPass, checkpoint: Checkpoint) -> PassSettings:
@@ -88,6 +97,7 @@ def pass_settings(settings: Settings, step: Step, values: SamplingPass, checkpoi
         patch_vae_mode=vae_mode(Size(tile_max, tile_max)),
         upscaler_tile=settings.memory.upscaler_tile,
         redraw=RedrawSettings.of(tiled),
+        seamless=settings.model.seamless,
     )
 
 
@@ -139,15 +149,16 @@ class PassStage:
             return StageResult(upscaled[s.crop.slices], facts)
         ready = fitted(tools.bay, self.checkpoint, values.vae, self.extras)
         model = ready.model
-        passages = Passages(model, tools, s.vae_mode, self.name)
+        passages = Passages(model, tools, s.vae_mode, self.name, s.wrap)
         canvas, parts = s.size.ceil_to(CANVAS), self.layout(model.vae_factor)
         latents: torch.Tensor | None = None
         if isinstance(upscaler, LatentMode) and not parts.tiles:
-            latents = self._latents_enlarged(image.pixels, canvas, upscaler, passages)
-            upscaled, calls = None, 0
+            latents = enlarged(image.pixels, s.size, canvas, upscaler, passages)
+            upscaled, calls, picture = None, 0, self._shown(image.pixels, tools)
         else:
             upscaled, calls = self._upscaled(image.pixels, upscaler, tools)
-        wanted = tones(image.pixels if upscaled is None else upscaled, s.size) if values.lock else None
+            picture = upscaled
+        wanted = tones(picture, s.size) if values.lock else None
         count = Count(self.steps.run, before=s.first_steps, later=True)
         encoding = prompts.Encoding(s.clip_skip, s.emphasis, ready.embeddings)
         condition = tools.bay.course(
@@ -168,8 +179,7 @@ class PassStage:
         else:
             if latents is None and upscaled is not None:
                 latents = to_latents(upscaled, canvas, passages)
-            picture = image.pixels if upscaled is None else upscaled
-            nets = controls(values, self.checkpoint, tools.bay, picture, s.size)
+            nets = controls(values, self.checkpoint, tools.bay, picture, s.size, s.wrap)
             made = self._sampled(latents, condition.at, nets, second, model, canvas, tools)
             pixels, steps = tools.scratch.zeros((s.size.height, s.size.width, 3)), made.steps
             findings = to_pixels(made.latents, pixels, passages, fallback=upscaled)
@@ -178,7 +188,7 @@ class PassStage:
             nets = controls(values, self.checkpoint, tools.bay, pixels, s.size)
             painter.redraw(pixels, parts.seams, s.redraw.seam_denoise, f"{self.name}: seams", nets)
         if wanted is not None:
-            lock.lock(pixels, wanted, values.lock)
+            lock.lock(pixels, wanted, values.lock, s.wrap)
         np.clip(pixels, 0, 1, out=pixels)
         facts = {
             "upscaler": values.upscaler,
@@ -207,8 +217,12 @@ class PassStage:
         tools: Tools,
     ) -> sampling.Sample:
         """The canvas re-noised and sampled, in fused tiles."""
-        values = self.settings.values
-        with tools.bay.on_device(model.unet, *(net.model for net in nets)):
+        values, grid = self.settings.values, self.grid(model.vae_factor)
+        # Along an axis that is cut the tiles go around the ring; one tile is a ring itself.
+        closing = self.settings.wrap.without(grid.wrap)
+        working = (model.unet, *(net.model for net in nets))
+        closed = circular(closing, *working, *(() if second is None else (second.model.unet,)))
+        with tools.bay.on_device(*working), closed:
             return sampling.sample(
                 model,
                 condition,
@@ -220,7 +234,7 @@ class PassStage:
                 cfg=values.cfg,
                 noise=noise.CanvasNoise(values.seed, self.name),
                 size=canvas,
-                denoiser=TiledDenoiser(self.grid(model.vae_factor), tools.plan.tile_batch),
+                denoiser=TiledDenoiser(grid, tools.plan.tile_batch),
                 time_ids=self.settings.time_ids,
                 controls=nets,
                 switch=second,
@@ -246,7 +260,15 @@ class PassStage:
         canvas = s.size.ceil_to(CANVAS)
         if not s.in_tiles:
             return TileGrid.whole(canvas.divided(factor))
-        return cut(canvas, tile_min=s.tile_min, tile_max=s.tile_max, overlap=s.overlap, factor=factor, family=family)
+        return cut(
+            canvas,
+            tile_min=s.tile_min,
+            tile_max=s.tile_max,
+            overlap=s.overlap,
+            factor=factor,
+            family=family,
+            wrap=s.wrap,
+        )
 
     def layout(self, factor: int) -> Layout:
         """How the pass is cut, for a VAE of that factor: into the grid's tiles, or into patches that are redrawn in turn."""
@@ -272,28 +294,23 @@ class PassStage:
         stage = PassStage(self.name, s.model_copy(update=change), self.checkpoint, self.extras, self.refiner)
         return Less(stage, f"{first} {value}")
 
+    def _shown(self, pixels: np.ndarray, tools: Tools) -> np.ndarray:
+        """What a latent upscaler's latents show, for those who look at pixels: of any size, unless its edges must meet."""
+        s = self.settings
+        if s.wrap == OPEN or not (s.values.lock or s.values.controlnets):
+            return pixels
+        lanczos = upscalers.resolve("Lanczos")
+        return ring.upscale(
+            lanczos, pixels, s.size, s.wrap, tile=s.upscaler_tile, progress=Silent(), scratch=tools.scratch
+        )
+
     def _upscaled(self, pixels: np.ndarray, upscaler: Upscaler, tools: Tools) -> tuple[np.ndarray, int]:
         """The picture at the step's size, and how many calls that took: a model's are its tiles, a kernel's is one."""
-        counted = Counted(tools.progress)
-        size = self.settings.size
-        out = tools.scratch.zeros((size.height, size.width, 3))
-        made = upscaler.upscale(pixels, size, tile=self.settings.upscaler_tile, progress=counted, out=out)
+        counted, s = Counted(tools.progress), self.settings
+        made = ring.upscale(
+            upscaler, pixels, s.size, s.wrap, tile=s.upscaler_tile, progress=counted, scratch=tools.scratch
+        )
         return made, counted.steps
-
-    def _latents_enlarged(
-        self, pixels: np.ndarray, canvas: Size, upscaler: LatentMode, passages: Passages
-    ) -> torch.Tensor:
-        """The source's latents, interpolated by exactly the step's factor, then cut to the canvas's cells."""
-        height, width = pixels.shape[:2]
-        size = self.settings.size
-        scale = (size.height / height, size.width / width)
-        # Enough of a border that the enlarged latents cover the canvas.
-        source = Size(
-            int(np.ceil(canvas.width / scale[1])) + CANVAS, int(np.ceil(canvas.height / scale[0])) + CANVAS
-        ).ceil_to(CANVAS)
-        latents = upscaler.upscale_by(to_latents(pixels, source, passages), scale)
-        cells = canvas.divided(passages.model.vae_factor)
-        return latents[..., : cells.height, : cells.width].contiguous()
 
 
 def vae_files(reference: str) -> tuple[Path, ...]:

@@ -76,12 +76,13 @@ class Layout:
 
     def facts(self, s: RedrawSettings, crop: Box) -> dict[str, Any]:
         """As in the report; boxes inside `crop` of the picture. `tiles` run row by row: what the seam checks look along."""
-        tiles = sorted((patch.box for patch in self.tiles), key=lambda box: (box.y0, box.x0))
+        boxes = [patch.box for patch in self.tiles] or self.grid.boxes()
+        tiles = sorted(boxes, key=lambda box: (box.y0, box.x0))
         made: dict[str, Any] = {
             "redraw": s.mode if self.tiles else "fused",
             "tile": [self.grid.tile.width, self.grid.tile.height],
             "work": round(self.grid.work, 4),
-            "tiles": _inside(tiles or [tile.box for tile in self.grid.tiles], crop),
+            "tiles": _inside(tiles, crop),
         }
         if self.seams:
             made["seam_fix"] = s.seam_fix

@@ -55,7 +55,7 @@ class Accumulator(Generic[Canvas]):
         index = tile.index
         if not self._next <= index < len(self._grid.tiles) or index in self._early:
             raise ValueError(f"tile {index} is not of this grid, or was added before")
-        _same_shape(self._part(index), values)
+        self._check_shape(values)
         self._early[index] = values
         while self._next in self._early:
             self._blend(self._next, self._early.pop(self._next))
@@ -68,23 +68,21 @@ class Accumulator(Generic[Canvas]):
             raise ValueError(f"{count - self._next - len(self._early)} of {count} tiles were never added")
         return self._canvas
 
-    def _part(self, index: int) -> NDArray[np.float32] | torch.Tensor:
-        """The tile's place on the canvas, not a copy."""
-        rows, columns = self._grid.box(index).slices
-        if isinstance(self._canvas, torch.Tensor):
-            return self._canvas[..., rows, columns]
-        return self._canvas[rows, columns]
-
     def _blend(self, index: int, values: Canvas) -> None:
         row, column = divmod(index, len(self._grid.xs))
         weight = np.multiply.outer(self._rows[row], self._columns[column]).astype(np.float32)
-        part = self._part(index)
-        if isinstance(part, torch.Tensor):
-            part += torch.as_tensor(values).to(part) * torch.from_numpy(weight).to(part.device)
-        else:
-            part += values * weight[:, :, None]
+        for place, inside in self._grid.box(index).wrapped(self._grid.canvas):
+            weights = weight[inside.slices]
+            if isinstance(self._canvas, torch.Tensor):
+                part = self._canvas[(..., *place.slices)]
+                own = torch.as_tensor(values)[(..., *inside.slices)]
+                part += own.to(part) * torch.from_numpy(weights).to(part.device)
+            else:
+                self._canvas[place.slices] += values[inside.slices] * weights[:, :, None]
 
-
-def _same_shape(part: NDArray[np.float32] | torch.Tensor, values: NDArray[np.float32] | torch.Tensor) -> None:
-    if tuple(part.shape) != tuple(values.shape):
-        raise ValueError(f"a tile of shape {tuple(values.shape)} where {tuple(part.shape)} belongs")
+    def _check_shape(self, values: Canvas) -> None:
+        tile = (self._grid.tile.height, self._grid.tile.width)
+        shape = tuple(self._canvas.shape)
+        expected = (*shape[:-2], *tile) if isinstance(self._canvas, torch.Tensor) else (*tile, *shape[2:])
+        if tuple(values.shape) != expected:
+            raise ValueError(f"a tile of shape {tuple(values.shape)} where {expected} belongs")

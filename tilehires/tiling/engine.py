@@ -61,12 +61,24 @@ class TiledDenoiser:
 
 
 def cut(x: torch.Tensor, boxes: Sequence[Box], factor: int = 1) -> torch.Tensor:
-    """The boxes of B×…×H×W, stacked batch-major: (B·n)×…×h×w.
+    """The boxes of B×…×H×W, stacked batch-major: (B·n)×…×h×w; as `piece` where they wrap around.
 
     `factor`: what one cell of the boxes measures in `x` (8 for a ControlNet's hint in pixels).
     """
     boxes = [box.scale(factor) for box in boxes]
-    return torch.stack([x[(..., *box.slices)] for box in boxes], 1).flatten(0, 1)
+    return torch.stack([piece(x, box) for box in boxes], 1).flatten(0, 1)
+
+
+def piece(x: torch.Tensor, box: Box) -> torch.Tensor:
+    """The box of …×H×W; where it reaches beyond an edge it goes on at the opposite one."""
+    height, width = x.shape[-2:]
+    if box.clip(Size(width, height)) == box:
+        return x[(..., *box.slices)]
+    rows, columns = (
+        torch.arange(start, end, device=x.device) % length
+        for start, end, length in ((box.y0, box.y1, height), (box.x0, box.x1, width))
+    )
+    return x.index_select(-2, rows).index_select(-1, columns)
 
 
 def expand(value: Any, batch: int, tiles: int) -> Any:

@@ -21,7 +21,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
 from tilehires.errors import ConfigError
-from tilehires.geometry import Box, Size
+from tilehires.geometry import OPEN, Box, Size, Wrap
 from tilehires.tiling.halo import map_rows
 from tilehires.tiling.planes import Planes
 from tilehires.tiling.streamed import Shared, streamed
@@ -54,17 +54,20 @@ def run(
     dtype: torch.dtype,
     strip_bytes: int,
     tile: int = TILE,
+    wrap: Wrap = OPEN,
 ) -> Deviation:
     """`call` (which uses `part`, the VAE's encoder or decoder) over one canvas; `emit(row, strip)` as in `map_rows`.
 
-    `x`: 1×C×H×W, `cells` enlarged by a whole factor. Returns how far off the answer may be.
+    `x`: 1×C×H×W, `cells` enlarged by a whole factor. `wrap`: its axes that are rings. Returns how far off the answer may be.
     """
     factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
     halo = -(-reach(part) // (x.shape[-1] // cells.width))
-    first, second = (_gathered(vae, call, x, cells, dtype, strip_bytes, shifted=shifted) for shifted in (False, True))
+    first, second = (
+        _gathered(vae, call, x, cells, dtype, strip_bytes, wrap, shifted=shifted) for shifted in (False, True)
+    )
     with streamed(vae, strip_bytes, first):
         side, cpu = max(1, tile // factor), torch.device("cpu")
-        map_rows(call, x, emit, cells=cells, reach=halo, tile=side, device=cpu, dtype=dtype)
+        map_rows(call, x, emit, cells=cells, reach=halo, tile=side, device=cpu, dtype=dtype, wrap=wrap)
     return _deviation(vae, call, x, cells, halo, dtype, strip_bytes, first, second)
 
 
@@ -108,13 +111,15 @@ def _gathered(
     cells: Size,
     dtype: torch.dtype,
     strip_bytes: int,
+    wrap: Wrap,
     *,
     shifted: bool,
 ) -> Shared:
     """What the regions say about the canvas."""
     scale, chosen = x.shape[-1] // cells.width, regions(cells, shifted=shifted)
     shared = Shared([core.shift(-seen.x0, -seen.y0) for seen, core in chosen], chosen[0][0].height)
-    with streamed(vae, strip_bytes, shared):
+    # A region is no ring, unless it is all of the canvas.
+    with streamed(vae, strip_bytes, shared, wrap if chosen[0][0] == Box.of(cells) else OPEN):
         call(torch.cat([x[(..., *seen.scale(scale).slices)] for seen, _ in chosen]).to("cpu", dtype))
     return shared
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from tilehires.errors import ConfigError
-from tilehires.geometry import Box, Size
+from tilehires.geometry import OPEN, Box, Size, Wrap
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,16 @@ class Tile:
 
 @dataclass(frozen=True)
 class TileGrid:
-    """Tiles of one shape, `tile`, that together cover `canvas`; `xs` and `ys` are the starts of columns and rows."""
+    """Tiles of one shape, `tile`, that together cover `canvas`; `xs` and `ys` are the starts of columns and rows.
+
+    Along an axis of `wrap` the canvas is a ring: the last tiles reach beyond its end and go on at its beginning.
+    """
 
     canvas: Size
     tile: Size
     xs: tuple[int, ...]
     ys: tuple[int, ...]
+    wrap: Wrap = OPEN
 
     @cached_property
     def tiles(self) -> tuple[Tile, ...]:
@@ -37,6 +41,10 @@ class TileGrid:
         row, column = divmod(index, len(self.xs))
         x, y = self.xs[column], self.ys[row]
         return Box(x, y, x + self.tile.width, y + self.tile.height)
+
+    def boxes(self) -> list[Box]:
+        """The places of the tiles, row by row; those that wrap around as their parts."""
+        return [part for tile in self.tiles for part, _ in tile.box.wrapped(self.canvas)]
 
     @property
     def work(self) -> float:
@@ -55,6 +63,7 @@ class TileGrid:
             Size(self.tile.width * factor, self.tile.height * factor),
             tuple(x * factor for x in self.xs),
             tuple(y * factor for y in self.ys),
+            self.wrap,
         )
 
 
@@ -74,12 +83,14 @@ def elastic_grid(
     overlap: int,
     multiple: int = 8,
     cost: Callable[[int, int], float] | None = None,
+    wrap: Wrap = OPEN,
 ) -> TileGrid:
     """Cut `canvas` into even tiles that overlap by at least `overlap`, at the least cost.
 
     All in cells. An axis of at most `tile_max` is one tile, whatever its length. A longer one gets n tiles of
     ⌈(L+(n−1)·overlap)/n⌉ cells, rounded up to `multiple`, their starts spread evenly on multiples, the last one flush
-    with the edge. `tile_max` is rounded down and `overlap` up to a multiple.
+    with the edge. `tile_max` is rounded down and `overlap` up to a multiple. A longer axis of `wrap` gets its tiles
+    around a ring, with as many overlaps as tiles.
     `cost(width, height)` is the work of one tile (its area when None): among the tile sizes from `tile_min` to
     `tile_max` the grid with the least total is chosen, fewest tiles first. Without `tile_min`, or where no size fits
     the range, an axis gets as few tiles as `tile_max` allows.
@@ -97,8 +108,8 @@ def elastic_grid(
             f"The smallest tile ({tile_min}) is larger than the largest ({tile_max}).",
             hint="Lower tiled.tile_min or raise tiled.tile_max.",
         )
-    columns = _cuts(canvas.width, tile_max, tile_min, overlap, multiple)
-    rows = _cuts(canvas.height, tile_max, tile_min, overlap, multiple)
+    columns = _cuts(canvas.width, tile_max, tile_min, overlap, multiple, ring=wrap.x)
+    rows = _cuts(canvas.height, tile_max, tile_min, overlap, multiple, ring=wrap.y)
     price = cost or _area
     column, row = min(
         ((c, r) for c in columns for r in rows),
@@ -107,8 +118,9 @@ def elastic_grid(
     return TileGrid(
         canvas,
         Size(column.tile, row.tile),
-        _starts(canvas.width, column, multiple),
-        _starts(canvas.height, row, multiple),
+        _starts(canvas.width, column, multiple, ring=wrap.x),
+        _starts(canvas.height, row, multiple, ring=wrap.y),
+        Wrap(wrap.x and column.n > 1, wrap.y and row.n > 1),
     )
 
 
@@ -116,7 +128,7 @@ def _area(width: int, height: int) -> float:
     return width * height
 
 
-def _cuts(length: int, tile_max: int, tile_min: int | None, overlap: int, multiple: int) -> list[_Axis]:
+def _cuts(length: int, tile_max: int, tile_min: int | None, overlap: int, multiple: int, *, ring: bool) -> list[_Axis]:
     """The cuts of one axis to choose from; never empty."""
     if length <= tile_max:
         return [_Axis(1, length)]
@@ -131,27 +143,30 @@ def _cuts(length: int, tile_max: int, tile_min: int | None, overlap: int, multip
             f"A side of {length} must be cut into tiles but is no multiple of {multiple}.",
             hint=f"Pad the canvas to a multiple of {multiple}, or raise tiled.tile_max to {length} for a single tile.",
         )
-    fewest = -(-(length - shared) // (largest - shared))
-    cuts = [_Axis(fewest, _even_tile(length, fewest, shared, multiple))]
+    open_end = 0 if ring else 1  # a ring has an overlap more
+    fewest = -(-(length - open_end * shared) // (largest - shared))
+    cuts = [_Axis(fewest, _even_tile(length, fewest, (fewest - open_end) * shared, multiple))]
     if tile_min is None:
         return cuts
     n = fewest + 1
     while True:
-        tile = _even_tile(length, n, shared, multiple)
+        tile = _even_tile(length, n, (n - open_end) * shared, multiple)
         # Too small a tile, one with no cell of its own, or starts that would coincide: more tiles only make it worse.
-        if tile < tile_min or tile <= shared or length - tile < (n - 1) * multiple:
+        room = length - open_end * tile
+        if tile < tile_min or tile <= shared or room < (n - open_end) * multiple:
             return cuts
         cuts.append(_Axis(n, tile))
         n += 1
 
 
-def _even_tile(length: int, n: int, overlap: int, multiple: int) -> int:
-    return -(-(length + (n - 1) * overlap) // (n * multiple)) * multiple
+def _even_tile(length: int, n: int, shared: int, multiple: int) -> int:
+    """`shared`: the cells of all overlaps together."""
+    return -(-(length + shared) // (n * multiple)) * multiple
 
 
-def _starts(length: int, axis: _Axis, multiple: int) -> tuple[int, ...]:
-    """Evenly spread starts on multiples; the last tile ends at `length`."""
+def _starts(length: int, axis: _Axis, multiple: int, *, ring: bool) -> tuple[int, ...]:
+    """Evenly spread starts on multiples; the last tile ends at `length`, or on a ring meets the first."""
     if axis.n == 1:
         return (0,)
-    steps, gaps = (length - axis.tile) // multiple, axis.n - 1
+    steps, gaps = (length // multiple, axis.n) if ring else ((length - axis.tile) // multiple, axis.n - 1)
     return tuple((2 * i * steps + gaps) // (2 * gaps) * multiple for i in range(axis.n))

@@ -10,7 +10,7 @@ from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 from torch import nn
 
 from tilehires.errors import ConfigError
-from tilehires.geometry import Box, Size
+from tilehires.geometry import OPEN, Box, Size, Wrap
 from tilehires.tiling.planes import Planes
 
 POINTWISE = (nn.ReLU, nn.SiLU, nn.Mish, nn.GELU, nn.Identity)
@@ -58,24 +58,45 @@ def map_rows(
     tile: int,
     device: torch.device,
     dtype: torch.dtype,
+    wrap: Wrap = OPEN,
 ) -> None:
     """Apply `function` to even tiles of `x` with a halo of `reach` cells; `emit(row, strip)` gets each finished row of
     tiles: float32, on the CPU, from top to bottom.
 
     `cells`: the canvas in latent cells; `x`, B×C×H×W on the CPU, and the answers are whole multiples of it. Tiles have
-    at most `tile` cells a side without the halo. Only one tile at a time is on `device`.
+    at most `tile` cells a side without the halo. Only one tile at a time is on `device`. Along the axes of `wrap` the halo
+    reaches around to the other side.
     """
     into = x.shape[-1] // cells.width
     for y0, y1 in _even(cells.height, tile):
         pieces, out_of = [], 1
         for x0, x1 in _even(cells.width, tile):
             core = Box(x0, y0, x1, y1)
-            seen = core.pad(reach).clip(cells)
-            answer = function(x[(..., *seen.scale(into).slices)].to(device, dtype))
+            seen = _seen(core.pad(reach), cells, wrap)
+            answer = function(_cut(x, seen.scale(into)).to(device, dtype))
             out_of = answer.shape[-1] // seen.width
             inside = core.shift(-seen.x0, -seen.y0).scale(out_of)
             pieces.append(answer[(..., *inside.slices)].to("cpu", torch.float32))
         emit(y0 * out_of, torch.cat(pieces, -1))
+
+
+def _seen(box: Box, cells: Size, wrap: Wrap) -> Box:
+    """Clipped, but along the axes of `wrap`."""
+    inside = box.clip(cells)
+    x = (box.x0, box.x1) if wrap.x else (inside.x0, inside.x1)
+    y = (box.y0, box.y1) if wrap.y else (inside.y0, inside.y1)
+    return Box(x[0], y[0], x[1], y[1])
+
+
+def _cut(x: torch.Tensor | Planes, box: Box) -> torch.Tensor:
+    """A box of B×C×H×W, which may reach around."""
+    parts = list(box.wrapped(Size(x.shape[-1], x.shape[-2])))
+    if len(parts) == 1:
+        return x[(..., *parts[0][0].slices)]
+    rows: dict[int, list[torch.Tensor]] = {}
+    for place, inside in parts:
+        rows.setdefault(inside.y0, []).append(x[(..., *place.slices)])
+    return torch.cat([torch.cat(row, -1) for row in rows.values()], -2)
 
 
 def _even(length: int, most: int) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tilehires.geometry import Size
+from tilehires.geometry import OPEN, Size, Wrap
 
 CELL = 8
 SPREADS = (1, 2)  # in cells: the à-trous levels four and five
@@ -59,37 +59,38 @@ def low_band(pixels: Pixels) -> Band:
     return gathered.band()
 
 
-def lock(pixels: Pixels, wanted: Band, strength: float = 1.0) -> None:
+def lock(pixels: Pixels, wanted: Band, strength: float = 1.0, wrap: Wrap = OPEN) -> None:
     """Give `pixels` (float32 H×W×3, changed in place) the broad tones whose band is `wanted`, by `strength` in [0, 1].
 
     0 changes no bit. `wanted` comes from `low_band` or `LowBand` of a picture of the same size; ValueError for another.
     Beside the pixels, memory is that of a few bands. A constant or a linear drift is removed whole, but at the border, where a
-    slope of s a pixel leaves 15·s.
+    slope of s a pixel leaves 15·s. Along the axes of `wrap`, of multiples of 8 pixels, there is no border.
     """
     if strength == 0:
         return
-    change = drift(wanted, low_band(pixels)) * np.float32(strength)
+    change = drift(wanted, low_band(pixels), wrap) * np.float32(strength)
     for row in range(0, len(pixels), STRIP):
         strip = pixels[row : row + STRIP]
-        strip += widened(change, row, len(strip), pixels.shape[1])
+        strip += widened(change, row, len(strip), pixels.shape[1], wrap)
 
 
-def drift(wanted: Band, got: Band) -> Band:
+def drift(wanted: Band, got: Band, wrap: Wrap = OPEN) -> Band:
     """What to add to the low band, smooth and free of what was repainted: as `wanted` and `got`, h×w×3."""
     if wanted.shape != got.shape:
         raise ValueError(f"a low band of {wanted.shape[1::-1]} cells for a picture of {got.shape[1::-1]}")
     differs = wanted - got
-    found = _blurred(differs)
+    found = _blurred(differs, wrap)
     for _ in range(ROUNDS):
         away = np.mean((differs - found) ** 2, axis=2, keepdims=True)
         weights = 1 / (1 + away / np.float32(TONE**2))
-        found = _blurred(weights * differs) / _blurred(weights)
+        found = _blurred(weights * differs, wrap) / _blurred(weights, wrap)
     return found
 
 
-def widened(change: Band, row: int, rows: int, width: int) -> Pixels:
+def widened(change: Band, row: int, rows: int, width: int, wrap: Wrap = OPEN) -> Pixels:
     """Rows `row` … `row + rows` of a band at full size, `rows`×`width`×3: cubic B-splines centred on the cells."""
-    framed = np.pad(change, ((2, 2), (2, 2), (0, 0)), mode="symmetric")
+    framed = np.pad(change, ((2, 2), (0, 0), (0, 0)), mode="wrap" if wrap.y else "symmetric")
+    framed = np.pad(framed, ((0, 0), (2, 2), (0, 0)), mode="wrap" if wrap.x else "symmetric")
     first, taps = _spline(np.arange(row, row + rows))
     low, high = first[0], first[-1] + 4
     part = framed[low:high]
@@ -114,18 +115,18 @@ def _spline(at: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[NDArray[np.f
     return below.astype(np.int64) + 1, [(w / 6).astype(np.float32) for w in weights]  # two cells of frame, one back
 
 
-def _blurred(band: Band) -> Band:
+def _blurred(band: Band, wrap: Wrap = OPEN) -> Band:
     for spread in SPREADS:
-        for axis in (0, 1):
-            band = _smoothed(band, spread, axis)
+        for axis, ring in ((0, wrap.y), (1, wrap.x)):
+            band = _smoothed(band, spread, axis, ring=ring)
     return band
 
 
-def _smoothed(band: Band, spread: int, axis: int) -> Band:
-    """One à-trous level along one axis; the border mirrors."""
+def _smoothed(band: Band, spread: int, axis: int, *, ring: bool = False) -> Band:
+    """One à-trous level along one axis; the border mirrors, or on a ring there is none."""
     reach, length = 2 * spread, band.shape[axis]
     margins = [(reach, reach) if i == axis else (0, 0) for i in range(band.ndim)]
-    framed = np.moveaxis(np.pad(band, margins, mode="symmetric"), axis, 0)
+    framed = np.moveaxis(np.pad(band, margins, mode="wrap" if ring else "symmetric"), axis, 0)
     made = np.zeros_like(framed[:length])
     for tap, weight in enumerate(_KERNEL):
         made += framed[tap * spread : tap * spread + length] * np.float32(weight)

@@ -23,7 +23,8 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
-from tilehires.geometry import Box
+from tilehires.geometry import OPEN, Box, Wrap
+from tilehires.tiling import circular
 
 STRIP_BYTES = 64 * 1024**2
 
@@ -51,14 +52,14 @@ class Shared:
 
 @contextlib.contextmanager
 def streamed(
-    vae: AutoencoderKL, strip_bytes: int = STRIP_BYTES, shared: Shared | None = None
+    vae: AutoencoderKL, strip_bytes: int = STRIP_BYTES, shared: Shared | None = None, wrap: Wrap = OPEN
 ) -> Iterator[AutoencoderKL]:
     """While open, `vae` takes and returns CPU tensors and works in strips of about `strip_bytes` on its own device.
 
     `shared`: what the layers know of the canvas that their input is a part of; None: the input is the whole of it.
-    No gradients. On leaving, also by an exception, the module is as it was.
+    `wrap`: the axes along which the input is a ring. No gradients. On leaving, also by an exception, the module is as it was.
     """
-    strips = _Strips(next(vae.parameters()).device, strip_bytes, shared)
+    strips = _Strips(next(vae.parameters()).device, strip_bytes, shared, wrap)
     forwards: dict[type, Callable[..., torch.Tensor]] = {
         ResnetBlock2D: strips.resnet,
         Upsample2D: strips.upsample,
@@ -103,6 +104,7 @@ class _Strips:
     device: torch.device
     bytes: int
     shared: Shared | None = None
+    wrap: Wrap = OPEN
 
     def rows(self, height: int, row_values: int, stored: torch.dtype) -> Iterator[tuple[int, int]]:
         step = max(1, self.bytes // (row_values * stored.itemsize))
@@ -255,7 +257,7 @@ class _Strips:
         after: Callable[[torch.Tensor, int, int], torch.Tensor] | None = None,
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """prepare → nearest enlargement → zero padding (left, right, top, bottom) → convolution → after, in strips.
+        """prepare → nearest enlargement → padding (left, right, top, bottom) → convolution → after, in strips.
 
         `out` must not be `x`: the halo of the next strip is read after this one is written.
         """
@@ -269,18 +271,29 @@ class _Strips:
         row_values = n * max(conv.in_channels * width * stride, conv.out_channels * out_width)
         for a, b in self.rows(out_height, row_values, x.dtype):
             low, high = a * stride - pad[2], (b - 1) * stride - pad[2] + kernel
-            first, last = max(low, 0), min(high, height)
+            first, last = (low, high) if self.wrap.y else (max(low, 0), min(high, height))
             start = first // enlarge
-            strip = x[:, :, start : -(-last // enlarge)].to(self.device)
+            strip = _rows(x, start, -(-last // enlarge)).to(self.device)
             if prepare:
                 strip = prepare(strip)
             if enlarge > 1:
                 strip = F.interpolate(strip, scale_factor=float(enlarge), mode="nearest")
                 strip = strip[:, :, first - start * enlarge : last - start * enlarge]
-            strip = F.pad(strip, (pad[0], pad[1], first - low, high - last))
+            strip = circular.pad(strip, Wrap(self.wrap.x), (pad[0], pad[1], first - low, high - last))
             strip = F.conv2d(strip, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
             out[:, :, a:b] = (after(strip, a, b) if after else strip).to(out.device)
         return out
+
+
+def _rows(x: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """Rows of N×C×H×W, those before the first and after the last from the opposite edge."""
+    height, parts = x.shape[-2], []
+    while start < stop:
+        at = start % height
+        rows = min(stop - start, height - at)
+        parts.append(x[:, :, at : at + rows])
+        start += rows
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
 
 def _split_heads(tokens: torch.Tensor, heads: int) -> torch.Tensor:

@@ -19,9 +19,10 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
 from tilehires.errors import ConfigError, ImageError
-from tilehires.geometry import Size
+from tilehires.geometry import OPEN, Size, Wrap
 from tilehires.memory import VaeMode
 from tilehires.tiling import estimated
+from tilehires.tiling.circular import circular
 from tilehires.tiling.estimated import Deviation
 from tilehires.tiling.halo import halo, map_rows
 from tilehires.tiling.planes import Planes
@@ -69,6 +70,7 @@ def encode(
     tile: int = TILE,
     strip_bytes: int = STRIP_BYTES,
     tell: Tell | None = None,
+    wrap: Wrap = OPEN,
 ) -> torch.Tensor:
     """The latents the denoiser sees: the posterior's mode, shifted and scaled by the VAE's own factors.
 
@@ -76,7 +78,8 @@ def encode(
     are made, unless the mode is "whole". Returns B×C×h×w, float32, CPU.
     The VAE must be on `device` (its own when None); it computes in `dtype` (its own when None; float32 for a VAE whose
     config says force_upcast where float16 is asked), and where the answer isn't finite again, in bfloat16 where float16
-    was asked and the device has that, at last in float32. `tell` is told how it went.
+    was asked and the device has that, at last in float32. `tell` is told how it went. Along the axes of `wrap` the
+    picture goes on at its other side, in every mode.
     Raises ImageError when it isn't finite in float32 either, ValueError for another size or device, and for more than
     one picture in mode "estimated".
     """
@@ -95,19 +98,30 @@ def encode(
     def run(compute: torch.dtype, emit: Sink) -> Deviation | None:
         cells = Size(width // factor, height // factor)
         if mode == "whole":
-            emit(0, _mode(vae, pixels[:, :, :].to(place, compute)))
+            with circular(wrap, vae):
+                emit(0, _mode(vae, pixels[:, :, :].to(place, compute)))
         elif isinstance(vae, AutoencoderTiny):
             reach = -(-halo(vae.encoder.layers) // factor)
             side = max(1, tile // factor)
-            map_rows(vae.encoder, pixels, emit, cells=cells, reach=reach, tile=side, device=place, dtype=compute)
+            map_rows(
+                vae.encoder,
+                pixels,
+                emit,
+                cells=cells,
+                reach=reach,
+                tile=side,
+                device=place,
+                dtype=compute,
+                wrap=wrap,
+            )
         elif mode == "estimated":
             _one(pixels.shape[0])
             kl, call = _kl(vae), partial(_mode, vae)
             return estimated.run(
-                kl, kl.encoder, call, pixels, emit, cells=cells, dtype=compute, strip_bytes=strip_bytes
+                kl, kl.encoder, call, pixels, emit, cells=cells, dtype=compute, strip_bytes=strip_bytes, wrap=wrap
             )
         else:
-            with streamed(_kl(vae), strip_bytes):
+            with streamed(_kl(vae), strip_bytes, wrap=wrap):
                 emit(0, _mode(vae, _typed(pixels, compute)))
         return None
 
@@ -125,6 +139,7 @@ def decode(
     tile: int = TILE,
     strip_bytes: int = STRIP_BYTES,
     tell: Tell | None = None,
+    wrap: Wrap = OPEN,
 ) -> torch.Tensor:
     """The pixels of `latents` as the denoiser sees them (B×C×h×w): B×3×H×W around [-1, 1], unclamped, float32, CPU.
 
@@ -136,7 +151,18 @@ def decode(
     def put(row: int, strip: torch.Tensor) -> None:
         pixels[..., row : row + strip.shape[-2], :] = strip
 
-    decode_into(vae, latents, put, mode=mode, device=device, dtype=dtype, tile=tile, strip_bytes=strip_bytes, tell=tell)
+    decode_into(
+        vae,
+        latents,
+        put,
+        mode=mode,
+        device=device,
+        dtype=dtype,
+        tile=tile,
+        strip_bytes=strip_bytes,
+        tell=tell,
+        wrap=wrap,
+    )
     return pixels
 
 
@@ -151,6 +177,7 @@ def decode_into(
     tile: int = TILE,
     strip_bytes: int = STRIP_BYTES,
     tell: Tell | None = None,
+    wrap: Wrap = OPEN,
 ) -> None:
     """As `decode`, but `sink(row, strip)` gets the pixels from top to bottom, B×3×rows×W each, and no whole is held.
 
@@ -162,16 +189,21 @@ def decode_into(
     def run(compute: torch.dtype, emit: Sink) -> Deviation | None:
         cells = Size(raw.shape[-1], raw.shape[-2])
         if mode == "whole":
-            emit(0, _sample(vae, raw.to(place, compute)))
+            with circular(wrap, vae):
+                emit(0, _sample(vae, raw.to(place, compute)))
         elif isinstance(vae, AutoencoderTiny):
             reach, side = halo(vae.decoder.layers), max(1, tile // factor)
-            map_rows(vae.decoder, raw, emit, cells=cells, reach=reach, tile=side, device=place, dtype=compute)
+            map_rows(
+                vae.decoder, raw, emit, cells=cells, reach=reach, tile=side, device=place, dtype=compute, wrap=wrap
+            )
         elif mode == "estimated":
             _one(raw.shape[0])
             kl, call = _kl(vae), partial(_sample, vae)
-            return estimated.run(kl, kl.decoder, call, raw, emit, cells=cells, dtype=compute, strip_bytes=strip_bytes)
+            return estimated.run(
+                kl, kl.decoder, call, raw, emit, cells=cells, dtype=compute, strip_bytes=strip_bytes, wrap=wrap
+            )
         else:
-            with streamed(_kl(vae), strip_bytes):
+            with streamed(_kl(vae), strip_bytes, wrap=wrap):
                 emit(0, _sample(vae, raw.to(compute)))
         return None
 

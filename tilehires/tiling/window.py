@@ -20,8 +20,8 @@ def axis_weights(grid: TileGrid) -> tuple[list[NDArray[np.float64]], list[NDArra
     ≥ 0, flat up to the canvas' border, 0 on a margin at cut edges, and cross over in raised cosines between.
     """
     return (
-        _weights(grid.ys, grid.tile.height, grid.canvas.height),
-        _weights(grid.xs, grid.tile.width, grid.canvas.width),
+        (_around if grid.wrap.y else _weights)(grid.ys, grid.tile.height, grid.canvas.height),
+        (_around if grid.wrap.x else _weights)(grid.xs, grid.tile.width, grid.canvas.width),
     )
 
 
@@ -34,6 +34,16 @@ def _weights(starts: tuple[int, ...], tile: int, length: int) -> list[NDArray[np
     fades += [_fade(centres, second, first + tile) for first, second in pairwise(starts)]
     fades.append(np.zeros(length))
     return [(up - down)[s : s + tile] for s, (up, down) in zip(starts, pairwise(fades), strict=True)]
+
+
+def _around(starts: tuple[int, ...], tile: int, length: int) -> list[NDArray[np.float64]]:
+    """The same on a ring of `length`, which is unrolled: of the tile before the first and the one after the last."""
+    before, after = starts[-1] - length, starts[0] + length
+    made = []
+    for last, start, following in zip((before, *starts), starts, (*starts[1:], after), strict=False):
+        centres = start + np.arange(tile, dtype=np.float64) + np.float64(0.5)
+        made.append(_fade(centres, start, last + tile) - _fade(centres, following, start + tile))
+    return made
 
 
 def _fade(centres: NDArray[np.float64], start: int, end: int) -> NDArray[np.float64]:
