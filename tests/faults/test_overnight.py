@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.batches import FAST, Workplace, draw, leftovers, outputs
-from tilehires.batch import log, runner
+from tilehires.batch import log, maker, runner
 from tilehires.batch.patience import time_limit
 from tilehires.batch.space import MB, Space, night
 from tilehires.cli import main
@@ -206,7 +206,7 @@ def failing(place: Workplace, monkeypatch: pytest.MonkeyPatch, error: Callable[[
     def fails(job: Any, context: Any) -> Any:
         raise error(job.id)
 
-    monkeypatch.setattr(runner, "process", fails)
+    monkeypatch.setattr(maker, "process", fails)
     assert place.run(*FAST).code == ExitCode.IMAGES_FAILED
     (path,) = (place.output / ".tilehires" / "runs").iterdir()
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -14,7 +14,7 @@ import torch
 from tests import loras, tiny, tiny_controlnets
 from tests.batches import Workplace, workplace
 from tests.finders import FACE, PLAIN, face, finding, paint, passes, pixels, regions
-from tilehires.batch import runner
+from tilehires.batch import maker
 from tilehires.detectors import Detection
 from tilehires.diffusion import sampling
 from tilehires.diffusion.bay import Bay
@@ -172,7 +172,7 @@ def test_a_detector_and_a_diffusion_model_are_never_on_the_device_together(
         return [face(30, 20, 54, 44)]
 
     finding(monkeypatch, where=look)
-    monkeypatch.setattr(runner, "Bay", Resident)
+    monkeypatch.setattr(maker, "Bay", Resident)
     weights = place.root / "face.pt"
     weights.write_bytes(b"stands for weights")
     table = FACE.replace("'face'", f"'{weights}'") + "}"

@@ -72,7 +72,7 @@ def test_a_run_on_mapped_canvases_is_the_same_to_the_byte(tmp_path: Path, monkey
     draw(tmp_path / "in" / "a.png", 24, 16)
     config = Config.load().with_layer({"hires": {"scale": 2.5, "denoise": 0.3, "steps": 1}}, "test")
     assert run(config, tmp_path / "in", tmp_path / "plain").exit_code == 0
-    monkeypatch.setattr("tilehires.batch.runner.Scratch", lambda folder: mapped(folder))
+    monkeypatch.setattr("tilehires.batch.maker.Scratch", lambda folder: mapped(folder))
     assert run(config, tmp_path / "in", tmp_path / "mapped").exit_code == 0
     assert outputs(tmp_path / "plain") == outputs(tmp_path / "mapped")
 

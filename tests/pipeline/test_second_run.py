@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.batches import Workplace, draw, outputs, workplace
-from tilehires.batch import runner
+from tilehires.batch import maker, runner
 from tilehires.batch.discover import Discovery, Found
 from tilehires.batch.runner import run
 from tilehires.config import Config
@@ -124,10 +124,10 @@ def test_ten_thousand_images_stay_small(place: Workplace, config: Config, monkey
             raise ZeroDivisionError(image.id)
         return Record(image.id, size, size, "done", seed=1, settings=settings, stages=(stage,))
 
-    monkeypatch.setattr(runner, "prepare", lambda image, *_: Kept(image))
-    monkeypatch.setattr(runner, "space_of", lambda job: None)
-    monkeypatch.setattr(runner._Run, "_context_of", lambda self, job: self.context)
-    monkeypatch.setattr(runner, "process", lambda job, context: process(job.image))
+    monkeypatch.setattr(maker, "prepare", lambda image, *_: Kept(image))
+    monkeypatch.setattr(maker, "space_of", lambda job: None)
+    monkeypatch.setattr(maker.Maker, "_context_of", lambda self, job: self.context)
+    monkeypatch.setattr(maker, "process", lambda job, context: process(job.image))
     monkeypatch.setattr(runner, "report_of", lambda *_, **__: "")
     monkeypatch.setattr("tilehires.files.os.fsync", lambda handle: None)
     before = resident()

@@ -34,7 +34,7 @@ class Finished:
         self._shared: dict[str, Any] = {}
         self._bases: set[str] = set()
         self._models: dict[str, str | None] = {}
-        self._begun: tuple[str, Stamps] = "", []
+        self._begun: dict[str, Stamps] = {}
         self._read()
 
     def find(self, image: Found, own: str = "") -> Record | None:
@@ -42,23 +42,23 @@ class Finished:
 
         `own`: what this image alone depends on beside its files.
         """
-        self._begun = image.id, _stamps(image)
+        before = self._begun[image.id] = _stamps(image)
         line = self._known.get(image.id)
         if line is None or any(path.suffix == ".toml" for path in image.sidecars):  # which may name other folders
             return None
         key, stamps, models, record = line
-        if key != self._key_of(own) or stamps != [*self._begun[1], self._made(image)]:
+        if key != self._key_of(own) or stamps != [*before, self._made(image)]:
             return None
         if any(self._hash(path) != digest for path, digest in models.items()):
             return None
+        del self._begun[image.id]
         return replace(record, cached=True, stages=tuple(replace(stage, cached=True) for stage in record.stages))
 
     def add(self, image: Found, record: Record, models: Mapping[str, str], own: str = "") -> Record:
         """Remember an image that was finished after `find`; returns its record, which shares memory with the others'."""
         record = self._slim(record)
-        name, before = self._begun
         # As it stood before it was read: a file that changes meanwhile is another one.
-        stamps, key = [*(before if name == image.id else []), self._made(image)], self._key_of(own)
+        stamps, key = [*self._begun.pop(image.id, []), self._made(image)], self._key_of(own)
         if self._known.get(image.id, ())[:3] == (key, stamps, dict(models)):
             return record
         self._known[image.id] = key, stamps, dict(models), record

@@ -6,40 +6,33 @@ import contextlib
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from tilehires import detectors
-from tilehires.batch.attempts import milder
 from tilehires.batch.copies import keep_copy
 from tilehires.batch.determinism import deterministic_algorithms
 from tilehires.batch.discover import Discovery, Found, discover
 from tilehires.batch.fence import fenced
 from tilehires.batch.finished import Finished, run_key
-from tilehires.batch.job import Job, decoder_of, prepare
+from tilehires.batch.job import decoder_of
 from tilehires.batch.log import RunLog
+from tilehires.batch.maker import Made, Maker, Task, context_of
 from tilehires.batch.marks import Mark, Marks, read_marks
-from tilehires.batch.outcome import environment_of, report_of
+from tilehires.batch.outcome import report_of
 from tilehires.batch.patience import time_limit
-from tilehires.batch.process import Context, process
 from tilehires.batch.prompts import jobs_of, pictures_of, previews
 from tilehires.batch.setup import Setup, set_up
-from tilehires.batch.space import Space, in_words, space_of
-from tilehires.batch.store import Store
 from tilehires.batch.summary import Summary
 from tilehires.batch.workspace import Workspace
 from tilehires.config import Config
-from tilehires.diffusion.bay import Bay
-from tilehires.errors import ConfigError, DiskFullError, Interrupted, RunError
+from tilehires.errors import ConfigError, Interrupted, RunError
 from tilehires.files import writing
 from tilehires.images import Decoder, suffix_of
-from tilehires.memory import parse_bytes
 from tilehires.progress import BatchProgress, SilentBatch
 from tilehires.records import ErrorRecord, FileRecord, Record
-from tilehires.scratch import Scratch
-from tilehires.stages import Tools
 
 REPORT_EVERY = 600.0
 """Seconds between two reports of a run that goes on."""
@@ -139,19 +132,9 @@ class _Run:
         self.records: list[Record] = []
         self.marks = Marks(workspace.marks)
         self._review(marks)
-        limit = parse_bytes(self.config.settings.run.cache_limit, what="run.cache_limit")
-        bay, scratch = Bay(setup.device, setup.dtype), Scratch(workspace.staging)
+        self.context = context_of(setup, workspace, decoder, progress, force=_forced(options.force), ask=self._ask)
+        self.maker = Maker(setup, self.context)
         self.action = self.config.settings.check.action
-        self.context = Context(
-            workspace=workspace,
-            store=Store(workspace.cache, limit, scratch),
-            tools=Tools(bay, setup.plan, progress, scratch),
-            environment=environment_of(setup),
-            force=_forced(options.force),
-            models={one.reference: workspace.hashes.sha256(one.unet_file) for one in setup.checkpoints},
-            decoder=decoder,
-            ask=self._ask,
-        )
         self.finished = self._finished(setup)
         self.reported, self.report_took = time.monotonic(), 0.0
 
@@ -211,34 +194,37 @@ class _Run:
         """One image behind the fence: whatever goes wrong with it is its own record, unless the run itself can't go on."""
         self.progress.begin_image(image.id)
         began = time.monotonic()
-        spaces: list[Space] = []
 
         def work() -> Record:
             with time_limit(self.config.settings.run.image_time_limit, image.id):
-                own = self.marks.key(image.id)
-                record = self._standing(image) or (None if self.options.force else self.finished.find(image, own))
-                if record is None:
-                    config = self.marks.config(image.id, self.config)
-                    job = prepare(image, config, self.setup.checkpoint, self.workspace.hashes, self.context.decoder)
-                    spaces.append(space_of(job))
-                    accepted = self.marks.accepted(image.id)
-                    record = process(job, self._context_of(job), second=self._second(job), accepted=accepted)
-                    self.marks.finished(image.id)
-                    hashes = self.workspace.hashes
-                    models = {str(path): hashes.sha256(path) for stage in job.stages for path in stage.models}
-                    record = self.finished.add(image, record, models, self.marks.key(image.id))
-                return record
+                known = self._known(image)
+                return known or self._taken(image, self.maker.make(self._task(image)))
 
-        def note(text: str) -> None:
-            self.log.traceback(image.id, text)
+        self._end(image, self._fenced(image, work), began)
 
+    def _known(self, image: Found) -> Record | None:
+        """The record of an image that needn't be made, as far as that is known without opening it."""
+        return self._standing(image) or (
+            None if self.options.force else self.finished.find(image, self.marks.key(image.id))
+        )
+
+    def _task(self, image: Found) -> Task:
+        return Task(image, self.marks.config(image.id, self.config), self.marks.accepted(image.id))
+
+    def _taken(self, image: Found, made: Made) -> Record:
+        """The record of an image that was just made."""
+        self.marks.finished(image.id)
+        return self.finished.add(image, made.record, made.models, self.marks.key(image.id))
+
+    def _fenced(self, image: Found, work: Callable[[], Record]) -> Record | ErrorRecord:
         try:
-            made = fenced(work, note, self.workspace.logs)
-        except DiskFullError as error:
-            raise _with_need(error, image, spaces, self.workspace.output) from error
+            return fenced(work, lambda text: self.log.traceback(image.id, text), self.workspace.logs)
         except RunError:
             self.log.event("stop", id=image.id)
             raise
+
+    def _end(self, image: Found, made: Record | ErrorRecord, began: float) -> None:
+        """Keep and tell what came of an image that was begun at `began`."""
         record = self._failed(image, made) if isinstance(made, ErrorRecord) else made
         record = self.marks.reviewed(record)
         if self.action == "review" and (said := keep_copy(record, image.output, self.workspace)):
@@ -257,19 +243,6 @@ class _Run:
         )
         self.progress.end_image("cached" if record.cached else record.status)
         self._now_and_then()
-
-    def _context_of(self, job: Job) -> Context:
-        """The run's, with this image's own plan."""
-        plan, shared = self.setup.plan_for(job), self.context
-        environment = {**shared.environment, "tile_batch": plan.tile_batch}
-        return replace(shared, tools=replace(shared.tools, plan=plan), environment=environment)
-
-    def _second(self, job: Job) -> tuple[Job, Context] | None:
-        """How an image is made once more if it is flagged; None where it isn't."""
-        if self.action != "retry":
-            return None
-        again = milder(job, self.setup.checkpoint)
-        return again, self._context_of(again)
 
     def _failed(self, image: Found, error: ErrorRecord) -> Record:
         self.progress.note(f"{image.id}: {error.message} {error.hint}".rstrip())
@@ -319,14 +292,6 @@ class _Run:
         self.reported = time.monotonic()
         self.report_took = self.reported - began
         return Summary(records, left, interrupted, self.config.settings.run.strict, str(page))
-
-
-def _with_need(error: DiskFullError, image: Found, spaces: Sequence[Space], output: Path) -> DiskFullError:
-    """The same, which says what the image needs as well, where that is known."""
-    if not spaces:
-        return error
-    need = f"{image.id} {in_words(spaces[0].total, output)}; `tilehires plan` says it for the whole run."
-    return DiskFullError(error.message, hint=f"{need} {error.hint}")
 
 
 def _forced(names: Sequence[str]) -> frozenset[str]:

@@ -6,6 +6,7 @@ one gets the same numbers as after a restart, and an interrupted run equals an u
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -64,6 +65,7 @@ class Store:
         self._limit = limit
         self._scratch = scratch or Scratch()
         self._total: int | None = None  # of the artefacts, in bytes, once they were looked through
+        self._stored = 0
 
     def peek(self, key: str) -> Entry | None:
         """What is recorded of a result, without its pixels; None when there is no readable record."""
@@ -80,6 +82,7 @@ class Store:
         if not path.is_file():
             return None
         try:
+            os.utime(path)  # what is needed now is dropped last, also where another process trims
             levels = np.lib.format.open_memmap(path, mode="r")
             if levels.dtype == np.uint16 and levels.ndim == 3 and zlib.crc32(levels.data) == entry.crc32:
                 pixels = self._scratch.zeros(levels.shape)
@@ -97,9 +100,10 @@ class Store:
         if stage.makes_pixels:
             with atomic(self._artefact(key)) as stream:
                 crc, pixels = self._write(stream, result.pixels)
+                size = stream.tell()
             result = StageResult(pixels, result.facts, result.findings)
-            if self._total is not None:
-                self._total += self._artefact(key).stat().st_size
+            self._stored += size
+            self.grew(size)
         findings = [{**asdict(f), "box": f.box.as_list() if f.box else None} for f in result.findings]
         body = {
             "stage": stage.name,
@@ -134,6 +138,16 @@ class Store:
         plan = json.dumps([key, dict(environment)], sort_keys=True, default=str)
         return StepFile(self._steps(key), plan, every)
 
+    def stored(self) -> int:
+        """Bytes of artefacts that were put since this was last asked."""
+        stored, self._stored = self._stored, 0
+        return stored
+
+    def grew(self, size: int) -> None:
+        """Count `size` bytes of artefacts, which another process put."""
+        if self._total is not None:
+            self._total += size
+
     def trim(self) -> None:
         """Drop the oldest artefacts until the rest is within the limit. Their records stay: they are small, and tell."""
         if self._total is not None and self._total <= self._limit:
@@ -147,7 +161,11 @@ class Store:
             self._total -= size
 
     def _artefacts(self) -> list[tuple[Path, os.stat_result]]:
-        return [(path, path.stat()) for kind in ("npy", "steps") for path in self._folder.glob(f"*/*.{kind}")]
+        found = []
+        for path in (path for kind in ("npy", "steps") for path in self._folder.glob(f"*/*.{kind}")):
+            with contextlib.suppress(FileNotFoundError):  # a worker's pass has ended, and its steps are gone
+                found.append((path, path.stat()))
+        return found
 
     def _artefact(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.npy"

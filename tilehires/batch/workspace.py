@@ -28,17 +28,18 @@ from tilehires.records import Record
 class Workspace:
     """Everything tilehires keeps beside the outputs of one output folder."""
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, worker: str = "") -> None:
+        """`worker`: the name of one that works under another process's lock; it appends to no file but its own."""
         self.output = output
         self.root = output / ".tilehires"
         self.cache = self.root / "cache"
         self.logs = self.root / "runs"
-        self.staging = self.root / "staging"
+        self.staging = self.root / "staging" / worker
         self.report = output / "report"
         self._records = self.root / "records"
-        self._ledger = self.root / "outputs.jsonl"
+        self._ledger = self.root / (f"outputs-{worker}.jsonl" if worker else "outputs.jsonl")
         self._made: dict[str, set[str]] = {}
-        self.hashes = HashMemory(self.root / "hashes.jsonl")
+        self.hashes = HashMemory(self.root / "hashes.jsonl", writes=not worker)
         self.marks = self.root / "marks.json"
         self.finished = self.root / "finished.jsonl"
 
@@ -79,11 +80,31 @@ class Workspace:
         self.staging.mkdir(exist_ok=True)
         for folder in (self.root, self.report):
             remove_leftovers(folder)
+        for part in self.root.glob("outputs-*.jsonl"):
+            lines = list(read_lines(part))
+            for number, line in enumerate(lines, 1):
+                append_line(self._ledger, line, durable=number == len(lines))
+            part.unlink()
+        self._read_ledgers()
+
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[None]:
+        """Work as a worker, under the lock that another process holds."""
+        self.staging.mkdir(exist_ok=True)
+        self._read_ledgers()
+        try:
+            yield
+        finally:
+            shutil.rmtree(self.staging, ignore_errors=True)
+
+    def _read_ledgers(self) -> None:
+        """Know what is ours: the ledger, and those of workers that aren't in it yet."""
         self._made = {}
-        for line in read_lines(self._ledger):
-            match line:
-                case [str(name), str(digest)]:
-                    self._made.setdefault(name, set()).add(digest)
+        for ledger in (self.root / "outputs.jsonl", *self.root.glob("outputs-*.jsonl")):
+            for line in read_lines(ledger):
+                match line:
+                    case [str(name), str(digest)]:
+                        self._made.setdefault(name, set()).add(digest)
 
     def record(self, image: str) -> Record | None:
         """What the last run left about an image; None when there is nothing readable."""
@@ -149,12 +170,17 @@ class Workspace:
             raise ImageError(
                 f"{final} can't be written: {error.strerror}.", hint="Rename the input, or choose another run.format."
             ) from error
-        made = self._made.get(name, set())
-        if not final.is_file() or final.is_symlink() or self.hashes.sha256(final) not in made:
+        if not final.is_file() or final.is_symlink() or not self._is_made(name):
             raise ImageError(
                 f"{final} exists, and tilehires didn't make it (or it was changed since).",
                 hint="Move it away, or choose another output folder with -o.",
             )
+
+    def _is_made(self, name: str) -> bool:
+        digest = self.hashes.sha256(self.output / name)
+        if digest not in self._made.get(name, set()):
+            self._read_ledgers()  # a worker that was killed may have made it a moment ago
+        return digest in self._made.get(name, set())
 
     def _record_path(self, image: str) -> Path:
         # By hash: an id may be longer than a file name, or hold what a file system refuses.

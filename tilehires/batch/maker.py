@@ -1,0 +1,102 @@
+"""What one image needs to be made, wherever that is: in the run's own process, or in a worker of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from tilehires.batch.attempts import milder
+from tilehires.batch.discover import Found
+from tilehires.batch.job import Job, prepare
+from tilehires.batch.outcome import environment_of
+from tilehires.batch.process import Context, process
+from tilehires.batch.setup import Setup
+from tilehires.batch.space import in_words, space_of
+from tilehires.batch.store import Store
+from tilehires.batch.workspace import Workspace
+from tilehires.config import Config
+from tilehires.diffusion.bay import Bay
+from tilehires.errors import DiskFullError
+from tilehires.images import Decoder
+from tilehires.memory import parse_bytes
+from tilehires.progress import Progress
+from tilehires.records import Record
+from tilehires.scratch import Scratch
+from tilehires.stages import Tools
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished image's record, and the hashes of the model files that it was made with."""
+
+    record: Record
+    models: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Task:
+    """An image to make. `config`: the run's settings, with what a review changed for it. `accepted`: the hash of the output
+    that a reviewer accepted; "" without one.
+    """
+
+    image: Found
+    config: Config
+    accepted: str = ""
+
+
+class Maker:
+    """Makes one image after the other, with models that stay loaded."""
+
+    def __init__(self, setup: Setup, context: Context) -> None:
+        """`context`: what all images share; each gets a plan of its own."""
+        self._setup = setup
+        self.context = context
+
+    def make(self, task: Task) -> Made:
+        """Bring one image to its finished file. Raises TilehiresError."""
+        image, checkpoint = task.image, self._setup.checkpoint
+        workspace = self.context.workspace
+        job = prepare(image, task.config, checkpoint, workspace.hashes, self.context.decoder)
+        space = space_of(job)
+        try:
+            record = process(job, self._context_of(job), second=self._second(job), accepted=task.accepted)
+        except DiskFullError as error:
+            need = f"{image.id} {in_words(space.total, workspace.output)}; `tilehires plan` says it for the whole run."
+            raise DiskFullError(error.message, hint=f"{need} {error.hint}") from error
+        return Made(record, {str(path): workspace.hashes.sha256(path) for stage in job.stages for path in stage.models})
+
+    def _second(self, job: Job) -> tuple[Job, Context] | None:
+        """How an image is made once more if it is flagged; None where it isn't."""
+        if self._setup.config.settings.check.action != "retry":
+            return None
+        again = milder(job, self._setup.checkpoint)
+        return again, self._context_of(again)
+
+    def _context_of(self, job: Job) -> Context:
+        plan = self._setup.plan_for(job)
+        environment = {**self.context.environment, "tile_batch": plan.tile_batch}
+        return replace(self.context, tools=replace(self.context.tools, plan=plan), environment=environment)
+
+
+def context_of(
+    setup: Setup,
+    workspace: Workspace,
+    decoder: Decoder,
+    progress: Progress,
+    *,
+    force: frozenset[str] = frozenset(),
+    ask: Callable[[], None] = lambda: None,
+) -> Context:
+    """What all images of a run share in one process. `force`: stages to redo; `ask`: called before each stage."""
+    scratch = Scratch(workspace.staging)
+    limit = parse_bytes(setup.config.settings.run.cache_limit, what="run.cache_limit")
+    return Context(
+        workspace=workspace,
+        store=Store(workspace.cache, limit, scratch),
+        tools=Tools(Bay(setup.device, setup.dtype), setup.plan, progress, scratch),
+        environment=environment_of(setup),
+        force=force,
+        models={one.reference: workspace.hashes.sha256(one.unet_file) for one in setup.checkpoints},
+        decoder=decoder,
+        ask=ask,
+    )
