@@ -5,12 +5,15 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from tilehires.errors import RunError, TilehiresError
-from tilehires.records import ErrorRecord, Record
+from tilehires.records import ErrorRecord
+
+Result = TypeVar("Result")
 
 
-def fenced(work: Callable[[], Record], log: Callable[[str], None], logs: Path) -> Record | ErrorRecord:
+def fenced(work: Callable[[], Result], log: Callable[[str], None], logs: Path) -> Result | ErrorRecord:
     """What `work` gives, or why it failed. A traceback goes to `log`, which writes into the folder `logs`.
 
     Raises RunError where no later image would fare better.

@@ -6,10 +6,12 @@ import contextlib
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from tilehires import detectors
 from tilehires.batch.copies import keep_copy
@@ -34,8 +36,12 @@ from tilehires.images import Decoder, suffix_of
 from tilehires.progress import BatchProgress, SilentBatch
 from tilehires.records import ErrorRecord, FileRecord, Record
 
+if TYPE_CHECKING:
+    from tilehires.batch.cluster import Cluster, Done
+
 REPORT_EVERY = 600.0
 """Seconds between two reports of a run that goes on."""
+Result = TypeVar("Result")
 STAGES = ("generate", "hires", "detail", "tiled", "check")
 
 
@@ -44,13 +50,15 @@ class RunOptions:
     """What isn't a setting because it changes no image. `force`: stages to redo, with all that follow ("tiled": all).
 
     `redo`: a reviewer's file of marks; then only the images marked so are made, and the others' records stand.
-    `until`: local time after which no stage begins any more.
+    `until`: local time after which no stage begins any more. `cluster`: the workers that make the images, where it isn't
+    this process (`tilehires.batch.cluster.joined`).
     """
 
     force: tuple[str, ...] = ()
     redo: Path | None = None
     until: datetime | None = None
     command: str = ""
+    cluster: Cluster | None = None
 
 
 def run(
@@ -68,7 +76,8 @@ def run(
     was done.
     """
     settings = config.settings.run
-    setup = set_up(config)
+    options = options or RunOptions()
+    setup = options.cluster.set_up(config) if options.cluster else set_up(config)
     found = discover(
         source,
         output,
@@ -76,7 +85,7 @@ def run(
         follow_links=settings.resolve_links,
         pictures=pictures_of(setup.config),
     )
-    return _all(setup, found, output, options or RunOptions(), progress or SilentBatch())
+    return _all(setup, found, output, options, progress or SilentBatch())
 
 
 def generate(
@@ -92,9 +101,10 @@ def generate(
 
     `root`: the file the prompts were read from. Raises as `run`.
     """
-    setup = set_up(config.with_layer({"run": {"generate": True}}, "generate"))
+    options, config = options or RunOptions(), config.with_layer({"run": {"generate": True}}, "generate")
+    setup = options.cluster.set_up(config) if options.cluster else set_up(config)
     found = jobs_of(prompts, setup.config, suffix_of(config.settings.run.format), root or Path.cwd())
-    return _all(setup, found, output, options or RunOptions(), progress or SilentBatch())
+    return _all(setup, found, output, options, progress or SilentBatch())
 
 
 def _all(setup: Setup, found: Discovery, output: Path, options: RunOptions, progress: BatchProgress) -> Summary:
@@ -154,9 +164,10 @@ class _Run:
         interrupted = False
         self.progress.begin_batch(len(todo))
         try:
-            for image in todo:
-                self._ask()
-                self._one(image)
+            if self.options.cluster:
+                self._all_by(self.options.cluster, todo)
+            else:
+                self._all_here(todo)
         except (KeyboardInterrupt, Interrupted):
             interrupted = True
         except RunError:
@@ -167,6 +178,54 @@ class _Run:
         finally:
             self.progress.end_batch()
         return self._close(interrupted)
+
+    def _all_here(self, todo: Sequence[Found]) -> None:
+        for image in todo:
+            self._ask()
+            self._one(image)
+
+    def _all_by(self, cluster: Cluster, todo: Sequence[Found]) -> None:
+        """Hand each image to the next worker that is free, and keep what comes back."""
+        until = self.options.until.timestamp() if self.options.until else None
+        workspace = self.workspace
+        try:
+            with cluster.working(
+                self.setup, workspace.output, workspace.staging, force=self.context.force, until=until
+            ):
+                for done in cluster.images(self._unmade(todo), self.progress.note):
+                    self._keep(done)
+        finally:
+            workspace.tidy()
+
+    def _unmade(self, todo: Sequence[Found]) -> Iterator[tuple[Found, Config]]:
+        """The images that aren't known to be finished, with the settings of each; the others are told of on the way."""
+        for image in todo:
+            self._ask()
+            began = time.monotonic()
+            known = self._fenced(image, partial(self._known, image))
+            if known is None:
+                yield image, self.marks.config(image.id, self.config)
+            else:
+                self.progress.begin_image(image.id)
+                self._end(image, known, time.monotonic() - began)
+
+    def _keep(self, done: Done) -> None:
+        """What a worker answered."""
+        image, answer = done.image, done.answer
+        self.progress.begin_image(image.id)
+        for text in answer.notes:
+            self.progress.note(text)
+        for text in answer.tracebacks:
+            self.log.traceback(image.id, text)
+        self.workspace.hashes.learn(answer.hashes)
+        self.context.store.grew(answer.stored)
+        match answer.made:
+            case RunError():
+                self.log.event("stop", id=image.id)  # the cluster raises it once the others have stopped
+            case Made() as made:
+                self._end(image, self._fenced(image, partial(self._taken, image, made)), done.seconds)
+            case ErrorRecord() as error:
+                self._end(image, error, done.seconds)
 
     def _review(self, marks: Sequence[Mark]) -> None:
         """Take over a reviewer's marks. What was discarded moves aside; nothing is deleted."""
@@ -200,7 +259,7 @@ class _Run:
                 known = self._known(image)
                 return known or self._taken(image, self.maker.make(self._task(image)))
 
-        self._end(image, self._fenced(image, work), began)
+        self._end(image, self._fenced(image, work), time.monotonic() - began)
 
     def _known(self, image: Found) -> Record | None:
         """The record of an image that needn't be made, as far as that is known without opening it."""
@@ -216,15 +275,15 @@ class _Run:
         self.marks.finished(image.id)
         return self.finished.add(image, made.record, made.models, self.marks.key(image.id))
 
-    def _fenced(self, image: Found, work: Callable[[], Record]) -> Record | ErrorRecord:
+    def _fenced(self, image: Found, work: Callable[[], Result]) -> Result | ErrorRecord:
         try:
             return fenced(work, lambda text: self.log.traceback(image.id, text), self.workspace.logs)
         except RunError:
             self.log.event("stop", id=image.id)
             raise
 
-    def _end(self, image: Found, made: Record | ErrorRecord, began: float) -> None:
-        """Keep and tell what came of an image that was begun at `began`."""
+    def _end(self, image: Found, made: Record | ErrorRecord, seconds: float) -> None:
+        """Keep and tell what came of an image, which took so long."""
         record = self._failed(image, made) if isinstance(made, ErrorRecord) else made
         record = self.marks.reviewed(record)
         if self.action == "review" and (said := keep_copy(record, image.output, self.workspace)):
@@ -238,7 +297,7 @@ class _Run:
             status=record.status,
             cached=record.cached,
             flagged=record.flagged,
-            seconds=round(time.monotonic() - began, 3),
+            seconds=round(seconds, 3),
             error=record.error.message if record.error else None,
         )
         self.progress.end_image("cached" if record.cached else record.status)
@@ -273,7 +332,9 @@ class _Run:
             Record(file.id, FileRecord(file.id, (0, 0), ""), None, "skipped", notes=(file.reason,))
             for file in self.found.skipped
         ]
-        records = (*self.records, *skipped)
+        # In the order of the ids also where workers finished in another.
+        order = {image.id: number for number, image in enumerate(self.found.found)}
+        records = (*sorted(self.records, key=lambda record: order[record.id]), *skipped)
         left = len(self.found.found) - len(self.records)
         summary = Summary(records, left, interrupted, self.config.settings.run.strict)
         page = report_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,11 @@ class Workspace:
 
         Raises RunError where nothing can be written, LockedError when another run works here.
         """
+        if re.match("[a-z][a-z0-9+.-]+:/", self.output.as_posix()):
+            raise RunError(
+                f"{self.output} names an object store, and results are written into folders only.",
+                hint="Mount the bucket as a folder (s3fs, gcsfuse, rclone mount), or copy the results there afterwards.",
+            )
         try:
             for folder in (self.cache, self.logs, self._records):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -80,12 +86,7 @@ class Workspace:
         self.staging.mkdir(exist_ok=True)
         for folder in (self.root, self.report):
             remove_leftovers(folder)
-        for part in self.root.glob("outputs-*.jsonl"):
-            lines = list(read_lines(part))
-            for number, line in enumerate(lines, 1):
-                append_line(self._ledger, line, durable=number == len(lines))
-            part.unlink()
-        self._read_ledgers()
+        self._join_ledgers()
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[None]:
@@ -96,6 +97,22 @@ class Workspace:
             yield
         finally:
             shutil.rmtree(self.staging, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Once all workers have left: what they, or those of them that died, leave behind goes."""
+        for left in self.staging.iterdir():
+            shutil.rmtree(left, ignore_errors=True)
+        remove_leftovers(self.root)
+        self._join_ledgers()
+
+    def _join_ledgers(self) -> None:
+        """One ledger of what the workers' say."""
+        for part in self.root.glob("outputs-*.jsonl"):
+            lines = list(read_lines(part))
+            for number, line in enumerate(lines, 1):
+                append_line(self._ledger, line, durable=number == len(lines))
+            part.unlink()
+        self._read_ledgers()
 
     def _read_ledgers(self) -> None:
         """Know what is ours: the ledger, and those of workers that aren't in it yet."""

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
-from tilehires.cli.options import config_of, count_options, given, setting_options
+from tilehires.cli.options import cluster_of, cluster_options, config_of, count_options, given, setting_options
 from tilehires.cli.run import OUTPUT
 
 
+@cluster_options
 @count_options
 @setting_options
 @click.command()
@@ -32,6 +33,8 @@ def generate(
     text: str | None,
     output: Path,
     file: Path | None,
+    cluster: str | None,
+    workers: int | None,
     force: tuple[str, ...],
     quiet: bool,
     verbose: bool,
@@ -53,10 +56,9 @@ def generate(
 
     prompts = read_prompts(file) if file else (config.settings.generate.prompt if flagged else text or "",)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with progress_for(quiet=quiet, verbose=verbose) as progress:
-        summary = runner.generate(
-            config, prompts, output, root=file, options=runner.RunOptions(force=force), progress=progress
-        )
+    with cluster_of(ctx, cluster, workers) as hands, progress_for(quiet=quiet, verbose=verbose) as progress:
+        options = runner.RunOptions(force=force, cluster=hands)
+        summary = runner.generate(config, prompts, output, root=file, options=options, progress=progress)
     if summary.exit_code or not quiet:
         for line in summary.lines():
             click.echo(line, err=quiet)

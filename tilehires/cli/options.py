@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from tilehires.batch.cluster import Cluster
     from tilehires.config import Config
 
 
@@ -189,6 +191,38 @@ def count_options(command: click.Command) -> click.Command:
         _flag("--first-pass-only", setting="run.first_pass_only", is_flag=True),
     ]
     return command
+
+
+def cluster_options(command: click.Command) -> click.Command:
+    """Give a command the flags of a run on several GPUs or machines."""
+    command.params += [
+        click.Option(
+            ["--cluster"],
+            metavar="ADDRESS|local",
+            help="Share the images among workers by Ray: those of a cluster, or one for each GPU of this machine.",
+        ),
+        click.Option(
+            ["--workers"],
+            type=click.IntRange(1),
+            metavar="N",
+            help="With --cluster, how many workers; else one for each GPU, without any one for each machine.",
+        ),
+    ]
+    return command
+
+
+@contextlib.contextmanager
+def cluster_of(ctx: click.Context, address: str | None, workers: int | None) -> Iterator[Cluster | None]:
+    """The workers that --cluster asks for; None without it. Raises RunError, and UsageError for --workers alone."""
+    if address is None:
+        if workers:
+            raise click.UsageError("--workers needs --cluster: an address, or local.", ctx)
+        yield None
+        return
+    from tilehires.batch.cluster import joined
+
+    with joined(address, workers or 0) as cluster:
+        yield cluster
 
 
 def setting_options(command: click.Command) -> click.Command:

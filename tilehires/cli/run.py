@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-from tilehires.cli.options import config_of, prompt_options, setting_options
+from tilehires.cli.options import cluster_of, cluster_options, config_of, prompt_options, setting_options
 from tilehires.errors import ExitCode
 
 SOURCE = click.argument("input", metavar="[INPUT]", default="input", type=click.Path(path_type=Path))
@@ -44,6 +44,7 @@ def _stop_at_once(number: int, frame: FrameType | None) -> NoReturn:
     os._exit(ExitCode.INTERRUPTED)
 
 
+@cluster_options
 @prompt_options
 @setting_options
 @click.command()
@@ -77,6 +78,8 @@ def run(
     until: datetime | None,
     force: tuple[str, ...],
     redo: Path | None,
+    cluster: str | None,
+    workers: int | None,
     quiet: bool,
     verbose: bool,
 ) -> int:
@@ -94,10 +97,9 @@ def run(
     # A stop asked for by the system (a shutdown, `kill`) keeps what is done, as Ctrl-C does.
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, _stop)
-    with progress_for(quiet=quiet, verbose=verbose) as progress:
-        summary = runner.run(
-            config, input, output, options=runner.RunOptions(force=force, redo=redo, until=until), progress=progress
-        )
+    with cluster_of(ctx, cluster, workers) as hands, progress_for(quiet=quiet, verbose=verbose) as progress:
+        options = runner.RunOptions(force=force, redo=redo, until=until, cluster=hands)
+        summary = runner.run(config, input, output, options=options, progress=progress)
     if summary.exit_code or not quiet:
         for line in summary.lines():
             click.echo(line, err=quiet)

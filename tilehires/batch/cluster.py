@@ -1,0 +1,274 @@
+"""The same run on several GPUs or machines, by Ray: workers that keep their models, and a driver that keeps all else.
+
+Each worker is an actor (worker.py) that pulls one image after the other. Only the driver holds the output folder's lock and
+writes what is shared: finished.jsonl, hashes, marks, the log, the report, what is dropped from the cache. So a run that was
+begun in one process goes on here, and the other way round. All workers have the same plan and number of threads: which of
+them makes an image changes nothing about it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tilehires.batch.discover import Found
+from tilehires.batch.members import GRACE, Member, Members, reason
+from tilehires.batch.setup import Setup
+from tilehires.batch.worker import Answer, Orders
+from tilehires.config import Config
+from tilehires.errors import ConfigError, Interrupted, MissingError, RunError
+from tilehires.records import ErrorRecord
+
+TRIES = 2
+"""Workers that may die over one image before it is given up."""
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Done:
+    """An image that a worker is through with; `seconds` since it was handed over."""
+
+    image: Found
+    answer: Answer
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Task:
+    image: Found
+    config: Config
+    tries: int = 0
+
+
+@dataclass(frozen=True)
+class _Flight:
+    task: _Task
+    member: Member
+    began: float
+
+
+@contextlib.contextmanager
+def joined(address: str, workers: int = 0) -> Iterator[Cluster]:
+    """Be in the Ray cluster of that address ("auto" finds the one of this machine), or in one of this machine alone ("local").
+
+    `workers`: how many; 0 is one for each GPU, and where there is none, one for each machine. A Ray that this process is
+    connected to already is used as it is. Raises MissingError without Ray, ConfigError where nothing answers.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # no telemetry
+    try:
+        ray = importlib.import_module("ray")
+    except ImportError as error:
+        raise MissingError("--cluster needs Ray.", hint="pip install 'tilehires[cluster]'") from error
+    with contextlib.ExitStack() as stack:
+        if not ray.is_initialized():
+            stack.enter_context(_connected(ray, address, workers))
+        cluster = Cluster(ray, workers)
+        stack.callback(cluster.close)
+        yield cluster
+
+
+@contextlib.contextmanager
+def _connected(ray: Any, address: str, workers: int) -> Iterator[None]:
+    if address.startswith("ray://"):
+        raise ConfigError(
+            "Ray's client (ray://) isn't supported.",
+            hint="Start tilehires on a machine of the cluster: --cluster auto, or --cluster HOST:6379.",
+        )
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    with contextlib.ExitStack() as stack:
+        if address == LOCAL:
+            options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+            options |= {"num_cpus": max(workers, 1, os.cpu_count() or 1), "object_store_memory": 2**27}
+            if len(tempfile.gettempdir()) < 30:  # a longer path is none for a socket
+                folder = tempfile.mkdtemp(prefix="tilehires-")
+                stack.callback(shutil.rmtree, folder, ignore_errors=True)
+                options["_temp_dir"] = folder
+        try:
+            with _handlers_kept():
+                ray.init(address=address, **options)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise ConfigError(
+                f"Ray can't be reached at {address!r}: {str(error).splitlines()[0]}",
+                hint="Start it with `ray start --head`, or take --cluster local for the GPUs of this machine.",
+            ) from error
+        stack.callback(ray.shutdown)
+        yield
+
+
+@contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself, and would end the run without its report."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Cluster:
+    """Workers that serve one run after the other."""
+
+    def __init__(self, ray: Any, workers: int) -> None:
+        """`ray`: the module, connected. `workers`: as `joined`."""
+        self._ray = ray
+        self._members = Members(ray, workers)
+        self._flights: dict[Any, _Flight] = {}
+        self._config: Config | None = None
+        self._orders: Orders | None = None
+
+    @property
+    def at_work(self) -> dict[str, int]:
+        """The images at work, and the processes that make them, each on its machine."""
+        return {flight.task.image.id: flight.member.pid for flight in self._flights.values()}
+
+    def set_up(self, config: Config) -> Setup:
+        """Start what workers are missing, and settle a run with them: its plan is the tightest that any of them has.
+
+        Raises RunError as `setup.set_up` on any worker, ConfigError where the cluster has too few GPUs, or unlike ones.
+        """
+        self._config = config
+        self._members.gather(config.settings.run.device)
+        return min((one.setup for one in self._members.settle(config)), key=lambda setup: setup.plan.budget)
+
+    @contextlib.contextmanager
+    def working(
+        self, setup: Setup, output: Path, staging: Path, *, force: frozenset[str], until: float | None
+    ) -> Iterator[None]:
+        """Inside, the workers are in that output folder, which this process has locked. `force`, `until`: as Orders."""
+        beacon = staging.absolute() / f"going-{uuid.uuid4().hex}"
+        beacon.touch()
+        self._orders = Orders(setup, output.absolute(), beacon, force, until)
+        try:
+            self._members.begin(self._orders)
+            yield
+        finally:
+            beacon.unlink(missing_ok=True)
+            for flight in self._flights.values():
+                self._members.drop(flight.member)
+            self._flights = {}
+            self._members.leave()
+            self._orders = None
+
+    def images(self, todo: Iterator[tuple[Found, Config]], note: Callable[[str], None]) -> Iterator[Done]:
+        """Have each image made by the next worker that is free. `todo` is asked for one only when there is such a worker.
+
+        An image whose worker dies is made by another, and given up after TRIES. Once `todo` or a worker raises a RunError
+        nothing is begun any more; it is raised after what was at work. KeyboardInterrupt stops the work at its next step.
+        """
+        again: deque[_Task] = deque()
+        stop: RunError | None = None
+        try:
+            while True:
+                try:
+                    while stop is None and (free := self._free()) and (task := _next(again, todo)):
+                        self._send(task, free)
+                except RunError as error:
+                    stop = error
+                if not self._flights and (stop or not again):
+                    break
+                self._wait()
+                self._members.admit(note)
+                for done, task in self._landed(note):
+                    if done is None:
+                        again.append(task)
+                        continue
+                    if isinstance(done.answer.made, RunError):
+                        stop = _worse(stop, done.answer.made)
+                    if stop and not isinstance(stop, Interrupted):
+                        self._put_out()
+                    yield done
+        except KeyboardInterrupt:
+            yield from self._last(note)
+            raise
+        if stop:
+            raise stop
+
+    def close(self) -> None:
+        """End the workers."""
+        self._members.end_all()
+        self._flights = {}
+
+    def _put_out(self) -> None:
+        """Have the workers stop at their next step."""
+        if self._orders:
+            self._orders.beacon.unlink(missing_ok=True)
+
+    def _last(self, note: Callable[[str], None]) -> Iterator[Done]:
+        """What is finished within the time that workers have to stop."""
+        self._put_out()
+        late = time.monotonic() + GRACE
+        while self._flights and time.monotonic() < late:
+            self._wait()
+            yield from (done for done, _ in self._landed(note, renewed=False) if done)
+
+    def _free(self) -> Member | None:
+        busy = {flight.member.name for flight in self._flights.values()}
+        return next((member for member in self._members.there if member.name not in busy), None)
+
+    def _send(self, task: _Task, member: Member) -> None:
+        ref = member.actor.make.remote(task.image, task.config)
+        self._flights[ref] = _Flight(task, member, time.monotonic())
+
+    def _wait(self) -> None:
+        """Until something comes, a second at most."""
+        self._ray.wait([*self._flights, *self._members.awaited], num_returns=1, timeout=1)
+
+    def _landed(self, note: Callable[[str], None], *, renewed: bool = True) -> list[tuple[Done | None, _Task]]:
+        """What has come back; None with what is to be tried again."""
+        landed = []
+        refs = list(self._flights)
+        for ref in self._ray.wait(refs, num_returns=len(refs), timeout=0)[0] if refs else ():
+            flight = self._flights.pop(ref)
+            answer, task = self._answer(ref, flight, note, renewed=renewed), flight.task
+            done = Done(task.image, answer, time.monotonic() - flight.began) if answer else None
+            landed.append((done, replace(task, tries=task.tries + 1)))
+        return landed
+
+    def _answer(self, ref: Any, flight: _Flight, note: Callable[[str], None], *, renewed: bool) -> Answer | None:
+        """None where the worker died over it, and another one may be luckier."""
+        try:
+            return self._ray.get(ref)
+        except self._ray.exceptions.RayTaskError:
+            raise  # a bug outside of the worker's fence
+        except self._ray.exceptions.RayError as error:
+            image = flight.task.image
+            note(f"{image.id}: its worker died: {reason(error)}")
+            if renewed and self._config and self._orders:
+                self._members.renew(flight.member, self._config, self._orders)
+            else:
+                self._members.drop(flight.member)
+            return Answer(_lost(image)) if renewed and flight.task.tries + 1 >= TRIES else None
+
+
+def _next(again: deque[_Task], todo: Iterator[tuple[Found, Config]]) -> _Task | None:
+    return again.popleft() if again else next((_Task(*one) for one in todo), None)
+
+
+def _lost(image: Found) -> ErrorRecord:
+    return ErrorRecord(
+        "WorkerLost",
+        f"{TRIES} workers died over {image.id}.",
+        "Too little memory is the usual cause (the machine's, not the GPU's). Do it alone, without --cluster, to see why.",
+    )
+
+
+def _worse(stop: RunError | None, other: RunError) -> RunError:
+    """What is said when a run ends for two reasons: not just that it was interrupted."""
+    return other if stop is None or isinstance(stop, Interrupted) else stop
