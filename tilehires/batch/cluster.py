@@ -18,13 +18,14 @@ import tempfile
 import threading
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tilehires.batch.discover import Found
+from tilehires.batch.maker import Task
 from tilehires.batch.members import GRACE, Member, Members, reason
 from tilehires.batch.setup import Setup
 from tilehires.batch.worker import Answer, Orders
@@ -47,15 +48,8 @@ class Done:
 
 
 @dataclass(frozen=True)
-class _Task:
-    image: Found
-    config: Config
-    tries: int = 0
-
-
-@dataclass(frozen=True)
 class _Flight:
-    task: _Task
+    task: Task
     member: Member
     began: float
 
@@ -130,6 +124,7 @@ class Cluster:
         self._ray = ray
         self._members = Members(ray, workers)
         self._flights: dict[Any, _Flight] = {}
+        self._deaths: Counter[str] = Counter()
         self._config: Config | None = None
         self._orders: Orders | None = None
 
@@ -166,28 +161,34 @@ class Cluster:
             self._members.leave()
             self._orders = None
 
-    def images(self, todo: Iterator[tuple[Found, Config]], note: Callable[[str], None]) -> Iterator[Done]:
+    def images(self, todo: Iterator[Task], note: Callable[[str], None]) -> Iterator[Done]:
         """Have each image made by the next worker that is free. `todo` is asked for one only when there is such a worker.
 
         An image whose worker dies is made by another, and given up after TRIES. Once `todo` or a worker raises a RunError
         nothing is begun any more; it is raised after what was at work. KeyboardInterrupt stops the work at its next step.
         """
-        again: deque[_Task] = deque()
+        self._deaths.clear()
+        again: deque[Task] = deque()
         stop: RunError | None = None
+        more = True
         try:
             while True:
                 try:
-                    while stop is None and (free := self._free()) and (task := _next(again, todo)):
-                        self._send(task, free)
+                    while stop is None and more and (free := self._free()):
+                        if task := _next(again, todo):
+                            self._send(task, free)
+                        else:
+                            more = False
                 except RunError as error:
                     stop = error
-                if not self._flights and (stop or not again):
+                if not self._flights and (stop or not more):
                     break
                 self._wait()
                 self._members.admit(note)
                 for done, task in self._landed(note):
                     if done is None:
                         again.append(task)
+                        more = True
                         continue
                     if isinstance(done.answer.made, RunError):
                         stop = _worse(stop, done.answer.made)
@@ -222,15 +223,15 @@ class Cluster:
         busy = {flight.member.name for flight in self._flights.values()}
         return next((member for member in self._members.there if member.name not in busy), None)
 
-    def _send(self, task: _Task, member: Member) -> None:
-        ref = member.actor.make.remote(task.image, task.config)
+    def _send(self, task: Task, member: Member) -> None:
+        ref = member.actor.make.remote(task)
         self._flights[ref] = _Flight(task, member, time.monotonic())
 
     def _wait(self) -> None:
         """Until something comes, a second at most."""
         self._ray.wait([*self._flights, *self._members.awaited], num_returns=1, timeout=1)
 
-    def _landed(self, note: Callable[[str], None], *, renewed: bool = True) -> list[tuple[Done | None, _Task]]:
+    def _landed(self, note: Callable[[str], None], *, renewed: bool = True) -> list[tuple[Done | None, Task]]:
         """What has come back; None with what is to be tried again."""
         landed = []
         refs = list(self._flights)
@@ -238,7 +239,7 @@ class Cluster:
             flight = self._flights.pop(ref)
             answer, task = self._answer(ref, flight, note, renewed=renewed), flight.task
             done = Done(task.image, answer, time.monotonic() - flight.began) if answer else None
-            landed.append((done, replace(task, tries=task.tries + 1)))
+            landed.append((done, task))
         return landed
 
     def _answer(self, ref: Any, flight: _Flight, note: Callable[[str], None], *, renewed: bool) -> Answer | None:
@@ -250,15 +251,16 @@ class Cluster:
         except self._ray.exceptions.RayError as error:
             image = flight.task.image
             note(f"{image.id}: its worker died: {reason(error)}")
+            self._deaths[image.id] += 1
             if renewed and self._config and self._orders:
                 self._members.renew(flight.member, self._config, self._orders)
             else:
                 self._members.drop(flight.member)
-            return Answer(_lost(image)) if renewed and flight.task.tries + 1 >= TRIES else None
+            return Answer(_lost(image)) if renewed and self._deaths[image.id] >= TRIES else None
 
 
-def _next(again: deque[_Task], todo: Iterator[tuple[Found, Config]]) -> _Task | None:
-    return again.popleft() if again else next((_Task(*one) for one in todo), None)
+def _next(again: deque[Task], todo: Iterator[Task]) -> Task | None:
+    return again.popleft() if again else next(todo, None)
 
 
 def _lost(image: Found) -> ErrorRecord:

@@ -192,22 +192,26 @@ class _Run:
             with cluster.working(
                 self.setup, workspace.output, workspace.staging, force=self.context.force, until=until
             ):
-                for done in cluster.images(self._unmade(todo), self.progress.note):
+                for done in cluster.images(self._unmade(todo), self._of_workers):
                     self._keep(done)
         finally:
             workspace.tidy()
 
-    def _unmade(self, todo: Sequence[Found]) -> Iterator[tuple[Found, Config]]:
+    def _unmade(self, todo: Sequence[Found]) -> Iterator[Task]:
         """The images that aren't known to be finished, with the settings of each; the others are told of on the way."""
         for image in todo:
             self._ask()
             began = time.monotonic()
             known = self._fenced(image, partial(self._known, image))
             if known is None:
-                yield image, self.marks.config(image.id, self.config)
+                yield self._task(image)
             else:
                 self.progress.begin_image(image.id)
                 self._end(image, known, time.monotonic() - began)
+
+    def _of_workers(self, text: str) -> None:
+        self.log.event("worker", text=text)
+        self.progress.note(text)
 
     def _keep(self, done: Done) -> None:
         """What a worker answered."""

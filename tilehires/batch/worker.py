@@ -19,11 +19,10 @@ import torch
 
 from tilehires import __version__
 from tilehires.batch.determinism import deterministic_algorithms
-from tilehires.batch.discover import Found
 from tilehires.batch.fence import fenced
 from tilehires.batch.hashes import Learned
 from tilehires.batch.job import decoder_of
-from tilehires.batch.maker import Made, Maker, context_of
+from tilehires.batch.maker import Made, Maker, Task, context_of
 from tilehires.batch.outcome import environment_of
 from tilehires.batch.patience import time_limit
 from tilehires.batch.setup import Setup, set_up
@@ -33,7 +32,7 @@ from tilehires.errors import Interrupted, MissingError, RunError
 from tilehires.progress import Silent
 from tilehires.records import ErrorRecord, Record
 
-LOOK_EVERY = 0.5
+LOOK_EVERY = 0.2
 """Seconds between two looks at the beacon."""
 SEEN_WITHIN = 10.0
 """Seconds that a network folder may take to show a file that another machine just made."""
@@ -129,16 +128,16 @@ class Worker:
         context = context_of(orders.setup, workspace, decoder, self._heard, force=orders.force, ask=self._ask)
         self._orders, self._maker = orders, Maker(orders.setup, context)
 
-    def make(self, image: Found, config: Config) -> Answer:
-        """One image behind the fence. `config`: the run's, with what a review changed for this image."""
+    def make(self, task: Task) -> Answer:
+        """One image behind the fence."""
         if self._orders is None or self._maker is None:
             raise ValueError("the worker was given no run")
         settings, context = self._orders.setup.config.settings.run, self._maker.context
         maker, made, tracebacks = self._maker, list[Made](), list[str]()
 
         def work() -> Record:
-            with time_limit(settings.image_time_limit, image.id):
-                made.append(maker.make(image, config))
+            with time_limit(settings.image_time_limit, task.image.id):
+                made.append(maker.make(task))
             return made[0].record
 
         outcome: Made | ErrorRecord | RunError

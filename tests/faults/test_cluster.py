@@ -1,0 +1,167 @@
+"""A run shared among workers by Ray: the images and records of one process, whoever dies, and from either to the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.batches import FAST, Workplace, draw, leftovers, outputs
+from tilehires.batch.runner import RunOptions, run
+from tilehires.batch.summary import Summary
+from tilehires.config import Config
+from tilehires.config.layers import Rank
+from tilehires.errors import ExitCode
+
+pytest.importorskip("ray", reason="Ray isn't installed: pip install 'tilehires[cluster]'")
+
+from tilehires.batch.cluster import Cluster, joined  # noqa: E402
+
+BROKEN = b"\x89PNG\r\n\x1a\nbroken"
+RUN: dict[str, Any] = {"device": "cpu", "decode_isolated": False}
+VOLATILE = ("seconds", "peak_memory_bytes", "cached")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Two workers on this machine; whoever is killed is replaced."""
+    with joined("local", workers=2) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
+    """The output folder, and the summary, of the same images in this process alone."""
+    root = tmp_path_factory.mktemp("alone")
+    three(root / "in")
+    (root / "in" / "broken.png").write_bytes(BROKEN)
+    return root / "out", run(config(), root / "in", root / "out")
+
+
+def config(**run_: Any) -> Config:
+    """The built-in model."""
+    return Config.load().with_layer({"hires": {"steps": 2}, "run": RUN | run_}, "test", Rank.PRESET)
+
+
+def quick(**run_: Any) -> Config:
+    """No model."""
+    hires = {"denoise": 0.0, "upscaler": "Lanczos"}
+    return Config.load().with_layer({"hires": hires, "run": RUN | run_}, "test")
+
+
+def by(cluster: Cluster, place: Workplace, settings: Config) -> Summary:
+    return run(settings, place.input, place.output, options=RunOptions(cluster=cluster))
+
+
+def three(folder: Path) -> None:
+    """Small images; one of them takes long enough to be killed in."""
+    for seed, name in enumerate(("a.png", "b.png", "d/d.png")):
+        draw(folder / name, 24, 16, seed)
+    (folder / "a.toml").write_text("[hires]\nsteps = 60\n", encoding="utf-8")
+
+
+def steady(value: Any) -> Any:
+    """A report's value without what two equal runs may differ in."""
+    if isinstance(value, dict):
+        return {key: steady(one) for key, one in value.items() if key not in VOLATILE}
+    return [steady(one) for one in value] if isinstance(value, list) else value
+
+
+def test_images_and_records_are_those_of_one_process(
+    place: Workplace, cluster: Cluster, alone: tuple[Path, Summary]
+) -> None:
+    three(place.input)
+    (place.input / "broken.png").write_bytes(BROKEN)
+    made, (folder, whole) = by(cluster, place, config()), alone
+    assert made.counts() == whole.counts() and made.failed == 1 and made.exit_code == ExitCode.IMAGES_FAILED
+    assert outputs(place.output) == outputs(folder) and len(outputs(folder)) == 3
+    records = [steady(record.to_json()) for record in made.records]
+    theirs = json.dumps([steady(record.to_json()) for record in whole.records])
+    assert json.dumps(records) == theirs.replace(str(folder.parent / "in"), str(place.input))
+    environments = {str(stage.environment) for record in made.records for stage in record.stages if stage.environment}
+    assert len(environments) == 1 and "'threads': 1" in environments.pop()
+    assert not leftovers(place.output) and not list((place.output / ".tilehires").glob("outputs-*"))
+
+
+def test_a_run_goes_on_on_the_cluster_and_back(place: Workplace, cluster: Cluster) -> None:
+    three(place.input)
+    assert run(quick(limit=1), place.input, place.output).done == 1
+    begun_here = by(cluster, place, quick(limit=2))
+    assert (begun_here.done, begun_here.cached) == (2, 1)
+    begun_there = run(quick(), place.input, place.output)
+    assert (begun_there.done, begun_there.cached) == (3, 2)
+    assert by(cluster, place, quick()).cached == 3
+    # Other bits are another file of the same stages, wherever they were made.
+    written = by(cluster, place, quick(bits="16"))
+    assert [[stage.cached for stage in record.stages] for record in written.records] == [[True, True, False]] * 3
+    assert run(quick(bits="16"), place.input, place.root / "whole").done == 3
+    assert outputs(place.output) == outputs(place.root / "whole")
+
+
+def test_ctrl_c_keeps_what_was_reached_and_the_next_run_goes_on(
+    place: Workplace, cluster: Cluster, alone: tuple[Path, Summary]
+) -> None:
+    three(place.input)
+    cache = place.output / ".tilehires" / "cache"
+
+    def stop() -> None:
+        while not list(cache.rglob("*.steps")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=stop, daemon=True).start()
+    stopped = by(cluster, place, config(step_checkpoint=0, limit=1))
+    assert stopped.exit_code == ExitCode.INTERRUPTED and stopped.left == 3
+    assert len(list(cache.rglob("*.steps"))) == 1 and not leftovers(place.output)
+    assert not cluster.at_work
+    assert run(config(), place.input, place.output).exit_code == ExitCode.OK
+    assert outputs(place.output) == outputs(alone[0])
+
+
+def test_a_killed_workers_image_is_done_by_another(
+    place: Workplace, cluster: Cluster, alone: tuple[Path, Summary]
+) -> None:
+    three(place.input)
+    killed: list[int] = []
+
+    def kill() -> None:
+        while not cluster.at_work.get("a.png"):
+            time.sleep(0.01)
+        killed.append(cluster.at_work["a.png"])
+        time.sleep(0.1)
+        os.kill(killed[0], signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    made = by(cluster, place, config())
+    assert killed and made.done == 3 and made.exit_code == ExitCode.OK
+    assert not leftovers(place.output) and not list((place.output / ".tilehires").glob("outputs-*"))
+    events = next((place.output / ".tilehires" / "runs").iterdir()).read_text(encoding="utf-8")
+    assert events.count("a.png: its worker died") == 1
+    assert run(config(), place.input, place.output).cached == 3
+    assert outputs(place.output) == outputs(alone[0])
+
+
+def test_ray_that_isnt_there_is_a_missing_dependency(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(place.input / "a.png")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    ended = place.run(*FAST, "--cluster", "local")
+    assert ended.code == ExitCode.MISSING and "pip install 'tilehires[cluster]'" in ended.err
+    assert not place.output.exists()
+
+
+def test_workers_alone_and_object_stores_are_refused(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(place.input / "a.png")
+    ended = place.run(*FAST, "--workers", "2")
+    assert ended.code == ExitCode.USAGE and "--cluster" in ended.err
+    monkeypatch.chdir(place.root)
+    ended = place.run(*FAST, output=Path("s3://bucket/results"))
+    assert ended.code == ExitCode.USAGE and "object store" in ended.err
+    assert not (place.root / "s3:").exists()
