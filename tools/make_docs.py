@@ -86,7 +86,7 @@ def _samplers() -> str:
         arguments = "".join(f", {key}={value!r}" for key, value in row.arguments.items())
         others = ", ".join(f"`{alias}`" for alias, known in samplers.ALIASES.items() if known == name)
         lines.append(f"| {name} | `{row.scheduler}`{_cell(arguments)} | {row.automatic} | {others} |")
-    lines += ["", *(f"{note}\n" for note in samplers.NEAR.values())]
+    lines += ["", *(f"{note}\n" for note in samplers.NOTES.values())]
     lines += ["## Schedules", "| sampler | " + " | ".join(samplers.SCHEDULES) + " |"]
     lines.append("|---" * (1 + len(samplers.SCHEDULES)) + "|")
     for name in samplers.SAMPLERS:

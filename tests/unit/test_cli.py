@@ -419,3 +419,4 @@ def test_the_samplers_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     for name in (*samplers.names(), *samplers.schedules(), *samplers.UNSUPPORTED):
         assert name in out
     assert "DPMSolverMultistep algorithm_type=dpmsolver++" in out
+    assert "DPM++ 2S a has no equal in diffusers" in out and "LCM in a hires pass" in out

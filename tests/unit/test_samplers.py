@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -148,9 +149,62 @@ def test_align_your_steps_is_refused_where_there_is_none() -> None:
     assert samplers.can_run("Euler", "Align Your Steps", "sdxl")
 
 
-def test_the_table_holds_every_sampler_of_the_spec() -> None:
-    spec = (
-        "DPM++ 2M, DPM++ 2M SDE, DPM++ 2M SDE Heun, DPM++ 3M SDE, DPM++ SDE, DPM++ 2S a, Euler, Euler a, Heun, LMS, "
-        "DPM2, DPM2 a, DDIM, PLMS, UniPC, LCM"
-    )
-    assert set(spec.split(", ")) <= set(samplers.names())
+MULTISTEP = "DPMSolverMultistepScheduler"
+SPEC: dict[str, tuple[str, dict[str, Any]]] = {
+    "DPM++ 2M": (MULTISTEP, {"algorithm_type": "dpmsolver++", "solver_type": "midpoint", "solver_order": 2}),
+    "DPM++ 2M SDE": (MULTISTEP, {"algorithm_type": "sde-dpmsolver++", "solver_type": "midpoint", "solver_order": 2}),
+    "DPM++ 2M SDE Heun": (MULTISTEP, {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}),
+    "DPM++ 3M SDE": (MULTISTEP, {"algorithm_type": "sde-dpmsolver++", "solver_order": 3}),
+    "DPM++ SDE": ("DPMSolverSinglestepScheduler", {}),
+    "DPM++ 2S a": ("DPMSolverSinglestepScheduler", {}),
+    "Euler": ("EulerDiscreteScheduler", {}),
+    "Euler a": ("EulerAncestralDiscreteScheduler", {}),
+    "Heun": ("HeunDiscreteScheduler", {}),
+    "LMS": ("LMSDiscreteScheduler", {}),
+    "DPM2": ("KDPM2DiscreteScheduler", {}),
+    "DPM2 a": ("KDPM2AncestralDiscreteScheduler", {}),
+    "DDIM": ("DDIMScheduler", {}),
+    "PLMS": ("PNDMScheduler", {}),
+    "UniPC": ("UniPCMultistepScheduler", {"solver_type": "bh1", "solver_order": 3}),
+    "LCM": ("LCMScheduler", {}),
+}
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "Karras": {"use_karras_sigmas": True},
+    "Exponential": {"use_exponential_sigmas": True, "timestep_spacing": "linspace"},
+    "Beta": {"use_beta_sigmas": True, "timestep_spacing": "linspace"},
+    "SGM Uniform": {"timestep_spacing": "trailing"},
+    "Simple": {"timestep_spacing": "trailing"},
+}
+
+
+@pytest.mark.parametrize("name", SPEC)
+def test_every_sampler_of_the_spec_is_run_by_its_scheduler(name: str) -> None:
+    scheduler, arguments = SPEC[name]
+    made = samplers.make(name, "Uniform", CONFIG)
+    assert type(made).__name__ == scheduler
+    assert {key: made.config[key] for key in arguments} == arguments
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_of_the_spec_is_set_as_it_says(schedule: str) -> None:
+    for name in (one for one in SPEC if samplers.follows(one, schedule)):
+        made = samplers.make(name, schedule, CONFIG)
+        # DPMSolverSinglestep has no choice of spacings: its timesteps always lie evenly from end to end.
+        taken = SCHEDULES[schedule].keys() & inspect.signature(type(made).__init__).parameters.keys()
+        assert taken and {key: made.config[key] for key in taken} == {key: SCHEDULES[schedule][key] for key in taken}
+
+
+@pytest.mark.parametrize("schedule", ["Karras", "Exponential", "SGM Uniform", "Beta", "Simple"])
+@pytest.mark.parametrize("sampler", SPEC)
+def test_old_names_carry_the_schedule(sampler: str, schedule: str) -> None:
+    if samplers.follows(sampler, schedule):
+        assert samplers.split(f"{sampler} {schedule}", "Automatic") == (sampler, schedule)
+    else:
+        with pytest.raises(ConfigError, match="can't follow"):
+            samplers.split(f"{sampler} {schedule}", "Automatic")
+
+
+def test_what_the_spec_says_there_is_not_is_refused_by_name() -> None:
+    assert {"DPM fast", "DPM adaptive", "Restart", "DDIM CFG++"} <= set(samplers.UNSUPPORTED)
+    assert samplers.split("DPM++ 2M", "Automatic")[1] == "Karras"
+    assert not any(samplers.follows("Euler a", one) for one in ("Karras", "Exponential", "Beta"))

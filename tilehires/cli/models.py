@@ -98,6 +98,7 @@ def _samplers() -> Iterator[str]:
         yield f"  {name:20} {which}"
     yield f"  {'Automatic':20} what the sampler does best with, as above"
     yield f"Not to be had: {', '.join(samplers.UNSUPPORTED)}"
+    yield from samplers.NOTES.values()
     yield "ComfyUI's, InvokeAI's and NovelAI's names are understood as well: docs/samplers.md."
 
 

@@ -78,10 +78,15 @@ UNSUPPORTED: Mapping[str, str] = {
     "IPNDM_V": "",
 }
 """What other tools have and diffusers has no equal of, and why where there is a reason of its own."""
-NEAR = {
+NOTES = {
     "DPM++ 2S a": "DPM++ 2S a has no equal in diffusers; DPMSolverSinglestep, which is near it, is used.",
     "DPM++ SDE": "DPM++ SDE is run by DPMSolverSinglestep, its nearest kin in diffusers.",
+    "LCM": (
+        "LCM in a hires pass takes the last of its timesteps, exactly as many as asked for; where steps ÷ denoise is more than "
+        "the 50 it was distilled on, its schedule has as many."
+    ),
 }
+"""What there is to know of single samplers."""
 
 SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     "Uniform": {},
