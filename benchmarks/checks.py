@@ -1,29 +1,29 @@
-"""Which defects the checks find at a preset's calibration, and how many good images they flag.
+"""Which defects the checks find, and how many good images they flag.
 
-    python -m benchmarks.checks FOLDER [--quick] [--preset FILE]
+    python -m benchmarks.checks FOLDER [--every 2] [--middle] [--preset FILE]
 
-The good images are what `tilehires run` makes of the judged pictures of tools.calibration_pictures at the default
-preset's settings, in tiles of 192 px so that there are seams to judge. They are made in FOLDER/judged-out, unless a
-report is there already. The limits are those of the preset FILE that `tilehires calibrate` wrote from runs of the other
-pictures of that tool, at the same settings: no photograph and no drawing is in both. Without FILE, the default preset's.
+The good images are the judged lots that benchmarks/check_renders.py left in FOLDER: what `tilehires run` made with the
+built-in model of photographs and drawings that no limit was set on, at 2x and 4x and at several strengths. The limits are
+those of docs/checks.md, or of the preset FILE that `tilehires calibrate` wrote.
 
-Into the judged images defects are put, kinds × severities, with fixed seeds. For each the table prints the recall of its
-check at its starting limit (docs/checks.md) and at the preset's, the precision (of what is flagged among as many good as
-spoilt images, at the preset's), and the AUC of the check's value; then the share of good judged images flagged in all.
+Into them defects are put, kinds × severities, with fixed seeds. The table has, by scale, the recall of the defect's own
+check, its precision (of what is flagged among as many good as spoilt images), the AUC of its value, and how many images
+it abstained on; then the share of good images flagged by any check, by lot.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
-from tilehires import run
+from benchmarks.check_renders import Lot, outputs, rendered
 from tilehires.batch.inspection import recorded_tiles
 from tilehires.checks import check
 from tilehires.checks.boundaries import boundaries
@@ -33,19 +33,20 @@ from tilehires.config import Config
 from tilehires.geometry import Box
 from tilehires.images import read
 from tilehires.report.document import load
-from tools.calibration_pictures import JUDGED, write
 
 HARD = ("black", "finite", "size")
+VISIBLE = 10 / 255  # mean difference of a patch to what it replaces: one black sky for another is no defect
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A good output, its input, and the tile grid it is judged on."""
+    """A good output, its input, the tiles of all passes it is judged on, and the last pass's, where defects are put."""
 
     name: str
     output: np.ndarray
     input: np.ndarray
     tiles: tuple[Box, ...]
+    last: tuple[Box, ...]
 
 
 def rounded(image: np.ndarray) -> np.ndarray:
@@ -53,29 +54,26 @@ def rounded(image: np.ndarray) -> np.ndarray:
     return (np.rint(np.clip(image, 0, 1) * 255) / 255).astype(np.float32)
 
 
-def samples(folder: Path) -> list[Sample]:
-    """The judged pictures and what the default preset makes of them."""
-    inputs, outputs = folder / "judged", folder / "judged-out"
-    if not (outputs / "report" / "report.json").is_file():
-        write(inputs, JUDGED)
-        values = {
-            "hires": {"max_canvas": 256},
-            "tiled": {"tile_max": 192, "tile_min": 128, "overlap": 48},
-            "run": {"device": "cpu"},
-        }
-        summary = run(Config.load().with_layer(values, "benchmark"), inputs, outputs)
-        if summary.failed:
-            raise SystemExit("\n".join(summary.lines()))
+def samples(folder: Path, lot: Lot) -> list[Sample]:
+    """The good outputs of a lot."""
+    inputs, made = folder / lot.name, outputs(folder, lot)
     return [
         Sample(
             one["id"],
-            read(outputs / one["output"]["path"]).pixels,
+            read(made / one["output"]["path"]).pixels,
             read(inputs / one["id"]).pixels,
             recorded_tiles(one),
+            last_tiles(one),
         )
-        for one in load(outputs)["images"]
+        for one in load(made)["images"]
         if one["status"] == "done"
     ]
+
+
+def last_tiles(image: Mapping[str, Any]) -> tuple[Box, ...]:
+    """The tiles of an image's last tiled pass, in output pixels."""
+    passes = [stage["facts"]["tiles"] for stage in image["stages"] if stage["facts"].get("tiles")]
+    return tuple(Box(*box) for box in passes[-1]) if passes else ()
 
 
 # The defects. Each takes an output, its severity, its tiles and a generator.
@@ -83,31 +81,41 @@ def samples(folder: Path) -> list[Sample]:
 Spoil = Callable[[Sample, float, np.random.Generator], np.ndarray]
 
 
-def cells(sample: Sample) -> list[Box]:
-    """The blocks between the tile boundaries."""
-    lines, (height, width) = boundaries(sample.tiles), sample.output.shape[:2]
+def cells(sample: Sample) -> list[tuple[Box, bool]]:
+    """The blocks between the last pass's tile boundaries, like the fields of a chessboard: every second is dark."""
+    lines, (height, width) = boundaries(sample.last), sample.output.shape[:2]
     xs = [0, *sorted({line.position for line in lines if line.axis == "x"}), width]
     ys = [0, *sorted({line.position for line in lines if line.axis == "y"}), height]
-    return [Box(x0, y0, x1, y1) for y0, y1 in pairwise(ys) for x0, x1 in pairwise(xs)]
+    return [
+        (Box(x0, y0, x1, y1), (i + j) % 2 == 1)
+        for i, (y0, y1) in enumerate(pairwise(ys))
+        for j, (x0, x1) in enumerate(pairwise(xs))
+    ]
 
 
 def toned(sample: Sample, level: float, rng: np.random.Generator) -> np.ndarray:
     made = sample.output.copy()
-    for box in cells(sample):
-        made[box.slices] += rng.choice([-0.5, 0.5]) * level / 255
+    for box, dark in cells(sample):
+        made[box.slices] += (-0.5 if dark else 0.5) * level / 255
     return made
 
 
 def blurred_tiles(sample: Sample, sigma: float, rng: np.random.Generator) -> np.ndarray:
     made, soft = sample.output.copy(), blurred(sample.output, sigma)
-    for i, box in enumerate(cells(sample)):
-        if i % 2 == 0:
+    for box, dark in cells(sample):
+        if dark:
             made[box.slices] = soft[box.slices]
     return made
 
 
 def unsharp(sample: Sample, amount: float, rng: np.random.Generator) -> np.ndarray:
     return sample.output + amount * (sample.output - blurred(sample.output, 2))
+
+
+def haloed(sample: Sample, amount: float, rng: np.random.Generator) -> np.ndarray:
+    """An unsharp mask of one pixel of the input: at 2x its radius is 2 px."""
+    scale = sample.output.shape[0] / sample.input.shape[0]
+    return sample.output + amount * (sample.output - blurred(sample.output, scale))
 
 
 def softened(sample: Sample, sigma: float, rng: np.random.Generator) -> np.ndarray:
@@ -127,10 +135,18 @@ def woven(sample: Sample, amplitude: float, rng: np.random.Generator) -> np.ndar
 
 
 def replaced(sample: Sample, side: float, rng: np.random.Generator) -> np.ndarray:
-    """A patch from elsewhere in the picture, mirrored."""
+    """A patch from elsewhere in the picture, mirrored; drawn until it isn't what was there (by VISIBLE, in 20 draws)."""
     made, part = sample.output.copy(), int(side)
-    (y, v), (x, u) = (rng.integers(0, length - part, 2) for length in sample.output.shape[:2])
-    made[y : y + part, x : x + part] = sample.output[v : v + part, u : u + part][:, ::-1]
+    best = (-1.0, made[:0, :0], (0, 0))
+    for _ in range(20):
+        (y, v), (x, u) = (rng.integers(0, length - part, 2) for length in sample.output.shape[:2])
+        patch = sample.output[v : v + part, u : u + part][:, ::-1]
+        differs = float(np.abs(patch - sample.output[y : y + part, x : x + part]).mean())
+        best = max(best, (differs, patch, (y, x)), key=lambda one: one[0])
+        if differs >= VISIBLE:
+            break
+    _, patch, (y, x) = best
+    made[y : y + part, x : x + part] = patch
     return made
 
 
@@ -148,16 +164,16 @@ def in_stairs(sample: Sample, levels: float, rng: np.random.Generator) -> np.nda
 
 def blackened(sample: Sample, count: float, rng: np.random.Generator) -> np.ndarray:
     made, boxes = sample.output.copy(), cells(sample)
-    for i in rng.choice(len(boxes), int(count), replace=False):
-        made[boxes[i].slices] = 0
+    for i in rng.choice(len(boxes), min(int(count), len(boxes)), replace=False):
+        made[boxes[i][0].slices] = 0
     return made
 
 
 DEFECTS: dict[str, tuple[tuple[str, ...], Spoil, tuple[float, ...]]] = {
     "seam, levels": (("seam_tone",), toned, (1, 2, 5)),
     "seam, blur sigma": (("seam_sharpness",), blurred_tiles, (0.6, 0.8, 1.2)),
-    "unsharp mask": (("oversharp",), unsharp, (0.5, 1, 2)),
-    "halo, unsharp r2": (("halo",), unsharp, (0.5, 1, 2)),
+    "unsharp mask r2": (("oversharp",), unsharp, (0.5, 1, 2)),
+    "halo, unsharp": (("halo",), haloed, (0.5, 1, 2)),
     "blur, sigma": (("soft",), softened, (1, 2, 3)),
     "noise, sigma": (("noise",), noisy, (2, 4, 8)),
     "weave, amplitude": (("texture",), woven, (2, 4, 8)),
@@ -175,11 +191,13 @@ def measured(sample: Sample, output: np.ndarray, only: Sequence[str] = ()) -> di
     return values | {found.check: found.value for found in findings if found.value is not None}
 
 
-def starting(samples: Sequence[Sample]) -> dict[str, float]:
-    """The limits of docs/checks.md."""
-    return {
-        found.check: found.limit for one in samples[:4] for found in check(one.output, one.input, one.tiles)
-    } | dict.fromkeys(HARD, 0.0)
+def limits(every: Sequence[Sample], preset: str | None) -> dict[str, float]:
+    """Those of docs/checks.md, or of the preset where it has some."""
+    own = {found.check: found.limit for one in every[:4] for found in check(one.output, one.input, one.tiles)}
+    if preset is not None:
+        settings = Config.load(preset).settings.check
+        own |= Calibration.of_tables(settings.percentiles, settings.score_limit).limits() | settings.limits
+    return own | dict.fromkeys(HARD, 0.0)
 
 
 def auc(good: Sequence[float], bad: Sequence[float]) -> float:
@@ -190,48 +208,69 @@ def auc(good: Sequence[float], bad: Sequence[float]) -> float:
     return float(((wins > 0) + 0.5 * (wins == 0)).mean())
 
 
-def above(values: dict[str, float], names: Sequence[str], limit: dict[str, float]) -> bool:
+def above(values: Mapping[str, float], names: Sequence[str], limit: Mapping[str, float]) -> bool:
     return any(values[name] > limit[name] for name in names if name in values)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The images of one scale: what each good one measures, by check."""
+
+    samples: Sequence[Sample]
+    good: Sequence[Mapping[str, float]]
+
+    def found(self, kind: str, severity: float, limit: Mapping[str, float], every: int) -> str:
+        """Recall, precision, AUC and abstentions of a defect put into every `every`-th image, as columns."""
+        names, spoil, _ = DEFECTS[kind]
+        bad = []
+        for i, one in enumerate(self.samples):
+            if i % every == 0:
+                bad.append(measured(one, rounded(spoil(one, severity, np.random.default_rng(i))), names))
+        judged = [values for values in bad if any(name in values for name in names)]
+        recall = np.mean([above(values, names, limit) for values in judged] or [np.nan])
+        false = np.mean([above(values, names, limit) for values in self.good])
+        precision = recall / (recall + false) if recall + false else float("nan")
+        areas = [auc([v[n] for v in self.good if n in v], [v[n] for v in bad if n in v]) for n in names]
+        return f"{recall:9.2f}{precision:7.2f}{max(areas):6.2f}{len(bad) - len(judged):5}"
+
+
+def flags(lot: str, good: Sequence[Mapping[str, float]], limit: Mapping[str, float]) -> list[bool]:
+    """Which good images are flagged; prints their share, and by what."""
+    hits = [[name for name in values if name in limit and values[name] > limit[name]] for values in good]
+    which = {name: sum(name in hit for hit in hits) for name in sorted({n for hit in hits for n in hit})}
+    print(f"{lot:22}{len(good):5} good images, flagged {np.mean([bool(hit) for hit in hits]):6.1%}  {which or ''}")
+    return [bool(hit) for hit in hits]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Recall, precision and AUC of the artifact checks.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--quick", action="store_true", help="spoil every second image, at the middle severity only")
+    parser.add_argument("folder", type=Path, help="what benchmarks/check_renders.py wrote")
+    parser.add_argument("--every", type=int, default=1, help="spoil every so many images")
+    parser.add_argument("--middle", action="store_true", help="the middle severities only")
     parser.add_argument("--preset", help="a preset with a calibration")
     given = parser.parse_args()
-    every = samples(given.folder)
-    spoilt = every[::2] if given.quick else every
-    own = starting(every)
-    good = [measured(one, one.output) for one in every]
-    settings = Config.load(given.preset).settings.check
-    calibrated = own | Calibration.of_tables(settings.percentiles, settings.score_limit).limits() | settings.limits
-    calibrated |= dict.fromkeys(HARD, 0.0)
-    print(
-        "limits: " + ", ".join(f"{name} {calibrated[name]:.3g} (start {own[name]:.3g})" for name in sorted(calibrated))
-    )
-    print(f"{len(every)} good images; defects put into {len(spoilt)} of them\n")
-    print(f"{'defect':18}{'severity':>9}{'start: recall':>15}{'calibrated':>12}{'precision':>11}{'AUC':>7}{'n/a':>6}")
-    for kind, (names, spoil, severities) in DEFECTS.items():
-        for severity in severities[1:2] if given.quick else severities:
-            bad = []
-            for i, one in enumerate(spoilt):
-                output = rounded(spoil(one, severity, np.random.default_rng(i)))
-                bad.append(measured(one, output, names))
-            judged = [values for values in bad if any(name in values for name in names)]
-            recall = [np.mean([above(v, names, limit) for v in judged] or [np.nan]) for limit in (own, calibrated)]
-            false = np.mean([above(v, names, calibrated) for v in good])
-            precision = recall[1] / (recall[1] + false) if recall[1] + false else float("nan")
-            areas = [auc([v[n] for v in good if n in v], [v[n] for v in bad if n in v]) for n in names]
-            print(
-                f"{kind:18}{severity:9g}{recall[0]:15.2f}{recall[1]:12.2f}{precision:11.2f}{max(areas):7.2f}"
-                f"{len(bad) - len(judged):6}",
-                flush=True,
-            )
-    for title, limit in (("starting", own), ("calibrated", calibrated)):
-        hits = [[name for name in values if name in limit and values[name] > limit[name]] for values in good]
-        which = {name: sum(name in hit for hit in hits) for name in sorted({n for hit in hits for n in hit})}
-        print(f"good images flagged at the {title} limits: {np.mean([bool(hit) for hit in hits]):.1%} {which or ''}")
+    lots = {lot: samples(given.folder, lot) for lot in rendered(given.folder, "judged")}
+    if not lots:
+        parser.error(f"there are no judged lots in {given.folder}: python -m benchmarks.check_renders {given.folder}")
+    limit = limits([one for each in lots.values() for one in each], given.preset)
+    print("limits: " + ", ".join(f"{name} {limit[name]:.3g}" for name in sorted(limit)))
+    good = {lot: [measured(one, one.output) for one in each] for lot, each in lots.items()}
+    hits = [hit for lot, values in good.items() for hit in flags(lot.name, values, limit)]
+    print(f"{'all':22}{len(hits):5} good images, flagged {np.mean(hits):6.1%}\n")
+    scales = sorted({lot.scale for lot in lots})
+    judged = [
+        Judged(
+            [one for lot, each in lots.items() if lot.scale == scale for one in each],
+            [one for lot, each in good.items() if lot.scale == scale for one in each],
+        )
+        for scale in scales
+    ]
+    head = "".join(f"{f'{scale}x recall':>11}  prec.   AUC  n/a"[2:] for scale in scales)
+    print(f"{'defect':18}{'severity':>9}{head}")
+    for kind, (_, _, severities) in DEFECTS.items():
+        for severity in severities[1:2] if given.middle else severities:
+            columns = "".join(one.found(kind, severity, limit, given.every) for one in judged)
+            print(f"{kind:18}{severity:9g}{columns}", flush=True)
 
 
 if __name__ == "__main__":

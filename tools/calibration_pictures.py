@@ -1,6 +1,6 @@
-"""Write the good pictures that the shipped limits of the checks were measured on, or those they are judged on.
+"""Write the good pictures that limits of the checks are set on, or those they are judged on.
 
-    python -m tools.calibration_pictures FOLDER [--judged]
+    python -m tools.calibration_pictures FOLDER [--judged] [--side 192]
 
 Crops of photographs that come with scikit-image, as they are and halved, and drawings of tools.draw and tools.captions
 with seeds that the training never used. No photograph and no seed is in both sets.
@@ -10,63 +10,90 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import skimage.data
+import skimage.io
 
 from tools.captions import captioned
 from tools.draw import Image, dead_leaves
 
-CALIBRATION = ("coffee", "chelsea", "rocket", "brick", "moon", "coins", "retina")
-JUDGED = ("astronaut", "camera", "grass", "gravel", "hubble_deep_field", "immunohistochemistry", "stereo_motorcycle")
-SIDE = 192
-LEFT_OUT = "scene-10"  # its horizon lies along a tile boundary of 2x in tiles of 192, and seam_tone takes it for a seam
-SEEDS = {CALIBRATION: 991_000, JUDGED: 992_000}
+
+@dataclass(frozen=True)
+class Pictures:
+    """A set of pictures: photographs of scikit-image, crops of each at most, drawings of each kind, and their seed."""
+
+    photographs: tuple[str, ...]
+    crops: int
+    drawings: int
+    seed: int
+
+
+CALIBRATION = Pictures(
+    ("coffee", "chelsea", "rocket", "brick", "moon", "coins", "retina", "clock_motion", "cell"), 6, 24, 991_000
+)
+JUDGED = Pictures(
+    ("astronaut", "camera", "grass", "gravel", "hubble_deep_field", "immunohistochemistry", "motorcycle_left"),
+    2,
+    12,
+    992_000,
+)
+FILES = {"clock_motion", "cell", "motorcycle_left"}  # what scikit-image has no function for that returns it alone
 
 
 def photograph(name: str) -> Image:
     """A photograph of scikit-image as RGB."""
-    image = getattr(skimage.data, name)()
-    image = image[0] if isinstance(image, tuple) else image
+    if name in FILES:
+        image = skimage.io.imread(str(Path(skimage.data.__file__).parent / f"{name}.png"))
+    else:
+        image = getattr(skimage.data, name)()
     return np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image[..., :3]
 
 
-def crops(image: Image) -> Iterator[Image]:
-    """The upper left and the lower right SIDE², or what there is of it."""
-    height, width = (min(SIDE, side) // 8 * 8 for side in image.shape[:2])
-    yield image[:height, :width]
-    yield image[image.shape[0] - height :, image.shape[1] - width :]
+def crops(image: Image, side: int, most: int) -> Iterator[Image]:
+    """Up to `most` squares of `side`, or what there is of it, that share no pixel, from one corner to the other."""
+    height, width = (min(side, length) // 8 * 8 for length in image.shape[:2])
+    places = [(y, x) for y in starts(image.shape[0], height) for x in starts(image.shape[1], width)]
+    for i in np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int)):
+        y, x = places[i]
+        yield image[y : y + height, x : x + width]
 
 
-def pictures(names: tuple[str, ...]) -> Iterator[tuple[str, Image]]:
-    """(name, RGB) of one of the two sets."""
-    for name in names:
+def starts(length: int, side: int) -> list[int]:
+    return np.linspace(0, length - side, length // side).round().astype(int).tolist()
+
+
+def pictures(kind: Pictures, side: int) -> Iterator[tuple[str, Image]]:
+    """(name, RGB) of a set."""
+    for name in kind.photographs:
         whole = photograph(name)
         half = cv2.resize(whole, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA).astype(np.uint8)
-        for kind, image in (("whole", whole), ("half", half)):
-            for i, crop in enumerate(crops(image)):
-                yield f"{name}-{kind}-{i}", crop
-    for i in range(12):
-        yield f"leaves-{i}", dead_leaves(SEEDS[names], i, SIDE)
-        if names != CALIBRATION or f"scene-{i}" != LEFT_OUT:
-            yield f"scene-{i}", captioned(SEEDS[names], 17 + 20 * i, SIDE)[0]
+        for size, image in (("whole", whole), ("half", half)):
+            for i, crop in enumerate(crops(image, side, kind.crops)):
+                yield f"{name}-{size}-{i}", crop
+    for i in range(kind.drawings):
+        yield f"leaves-{i}", dead_leaves(kind.seed, i, side)
+        yield f"scene-{i}", captioned(kind.seed, 17 + 20 * i, side)[0]
 
 
-def write(folder: Path, names: tuple[str, ...]) -> None:
-    """One of the two sets as PNGs."""
+def write(folder: Path, kind: Pictures, side: int = 192, every: int = 1) -> None:
+    """Every `every`-th picture of a set as PNG."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures(names):
-        cv2.imwrite(str(folder / f"{name}.png"), np.ascontiguousarray(picture[..., ::-1]))
+    for i, (name, picture) in enumerate(pictures(kind, side)):
+        if i % every == 0:
+            cv2.imwrite(str(folder / f"{name}.png"), np.ascontiguousarray(picture[..., ::-1]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write one of two sets of good pictures.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--judged", action="store_true", help="the set that the limits are judged on")
+    parser.add_argument("--side", type=int, default=192, help="of the squares, in px")
     given = parser.parse_args()
-    write(given.folder, JUDGED if given.judged else CALIBRATION)
+    write(given.folder, JUDGED if given.judged else CALIBRATION, given.side)
 
 
 if __name__ == "__main__":

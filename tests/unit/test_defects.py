@@ -141,6 +141,28 @@ def test_a_local_defect_is_boxed(
     assert box is not None and overlap(box, PATCH_BOX) > 0.2, (box, PATCH_BOX)
 
 
+@pytest.mark.parametrize("scale", [2, 4])
+def test_a_changed_patch_is_found_wherever_it_lies(good: tuple[np.ndarray, np.ndarray], scale: int) -> None:
+    """10 levels over 64 px of the output, across the corner of four 32-px blocks of the input."""
+    after = good[0]
+    before = cv2.resize(after, None, fx=1 / scale, fy=1 / scale, interpolation=cv2.INTER_AREA)
+    corner = 32 * scale
+    made = after.copy()
+    made[corner - 32 : corner + 32, corner - 32 : corner + 32] += 11 / 255
+    found = flagged(drift, rounded(made), before)
+    patch = Box(corner - 32, corner - 32, corner + 32, corner + 32)
+    assert found.flags and found.box is not None and overlap(found.box, patch) > 0.9, found
+
+
+def test_what_any_interpolation_overshoots_is_no_halo() -> None:
+    """Lanczos rings; an unsharp mask on top of it makes a halo. Bright and dark lines, 4 px wide."""
+    before = np.full((96, 96, 3), 0.5, np.float32)
+    before[:, 16:80:16], before[:, 20:80:16] = 0.8, 0.2
+    after = cv2.resize(before, None, fx=2, fy=2, interpolation=cv2.INTER_LANCZOS4)
+    assert not flagged(halo, rounded(after), before).flags
+    assert flagged(halo, rounded(sharpened(after)), before).flags
+
+
 def test_a_weave_does_not_pass_for_noise_all_over(good: tuple[np.ndarray, np.ndarray]) -> None:
     assert not flagged(noise, rounded(woven(good[0])), good[1]).flags
 

@@ -16,13 +16,22 @@ def block_means(plane: Plane, side: int) -> Plane:
     return np.divide(sums, np.multiply.outer(heights, widths)).astype(np.float32)
 
 
-def worst_block(values: Plane, side: int, size: Size, scale: tuple[float, float] = (1.0, 1.0)) -> Box:
+def half_overlapping(means: Plane) -> Plane:
+    """Means over squares of 2×2 blocks, half a square apart: a defect that lies across blocks fills one of them."""
+    tall = (means[:-1] + means[1:]) / 2 if means.shape[0] > 1 else means
+    return (tall[:, :-1] + tall[:, 1:]) / 2 if means.shape[1] > 1 else tall
+
+
+def worst_block(
+    values: Plane, side: int, size: Size, scale: tuple[float, float] = (1.0, 1.0), step: int | None = None
+) -> Box:
     """The box, in output pixels, of the block with the largest value; NaN counts as none. `size`: the output's.
 
-    `scale`: output pixels to one pixel of the blocks' frame, (down, across).
+    `scale`: output pixels to one pixel of the blocks' frame, (down, across). `step`: from a block to the next, if not `side`.
     """
     row, column = np.unravel_index(int(np.nanargmax(values)), values.shape)
-    y0, x0 = int(row) * side * scale[0], int(column) * side * scale[1]
+    step = step or side
+    y0, x0 = int(row) * step * scale[0], int(column) * step * scale[1]
     box = Box(int(x0), int(y0), int(np.ceil(x0 + side * scale[1])), int(np.ceil(y0 + side * scale[0])))
     return box.clip(size)
 

@@ -37,7 +37,7 @@ class CheckStage:
     """Runs the installed checks, and compares the size with the one asked for."""
 
     name = "check"
-    version = 3
+    version = 4
     models: tuple[Path, ...] = ()
     makes_pixels = False
 
