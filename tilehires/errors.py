@@ -44,6 +44,10 @@ class RunError(TilehiresError):
     exit_code = ExitCode.USAGE
 
 
+class NothingToDoError(RunError):
+    """There is no image, or no prompt, where they were looked for."""
+
+
 class DiskFullError(RunError):
     """Nothing more can be written where it has to go."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilehires.errors import RunError
+from tilehires.errors import NothingToDoError, RunError
 from tilehires.images import SUFFIXES
 
 SIDECAR_SUFFIXES = (".toml", ".txt")
@@ -78,8 +78,9 @@ def discover(
     """Look at a folder and all its subfolders, or at one file.
 
     `suffix` is the outputs' (".png"). `pictures`: how many pictures the prompt and settings in some files ask for; None:
-    prompts without an image are skipped. Raises RunError when there is nothing to look at, nothing to do, or when the
-    output folder lies inside the input folder: the next run would take its outputs for inputs.
+    prompts without an image are skipped. Raises NothingToDoError when nothing is to be done, RunError when
+    there is nothing to look at, or when the output folder lies inside the input folder: the next run would take its outputs
+    for inputs.
     """
     if not source.exists():
         raise RunError(f"There is no {source}.", hint="Name a folder of images or one image: tilehires run FOLDER.")
@@ -108,7 +109,7 @@ def discover(
     taken = used | {one.path for one in wanted.values()}
     skipped = [Skipped(name, reason or _why_not(path)) for name, path, reason in walked if path not in taken]
     if not wanted:
-        raise RunError(f"There is no image in {source}.", hint=_advice(source, skipped))
+        raise NothingToDoError(f"There is no image in {source}.", hint=_advice(source, skipped))
     return Discovery(root, tuple(_named(wanted, suffix)), tuple(skipped))
 
 

@@ -42,7 +42,7 @@ class Finished:
 
         `own`: what this image alone depends on beside its files.
         """
-        before = self._begun[image.id] = _stamps(image)
+        before = self._begun[image.id] = stamps_of(image)
         line = self._known.get(image.id)
         if line is None or any(path.suffix == ".toml" for path in image.sidecars):  # which may name other folders
             return None
@@ -152,7 +152,7 @@ def run_key(settings: Any, origins: Mapping[str, str], environment: Mapping[str,
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _stamps(image: Found) -> Stamps:
+def stamps_of(image: Found) -> Stamps:
     return [[str(file), *stamp(file)] for file in (image.path, *image.sidecars)]
 
 

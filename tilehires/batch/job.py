@@ -36,7 +36,7 @@ RUN_WIDE = (
     *("run.device", "run.format", "run.cache_limit", "run.resolve_links"),
     *("run.decode_isolated", "run.decode_seconds"),
     *("run.deterministic", "run.strict", "run.limit", "run.image_time_limit"),
-    *("run.generate", "run.first_pass_only"),
+    *("run.generate", "run.first_pass_only", "run.watch_settle"),
 )
 
 

@@ -12,7 +12,7 @@ from tilehires.batch.discover import Discovery, Found, Prompt, Skipped
 from tilehires.batch.job import config_of, seed_of
 from tilehires.config import Config
 from tilehires.config.presets import LARGEST
-from tilehires.errors import ConfigError, ImageError, RunError
+from tilehires.errors import ConfigError, ImageError, NothingToDoError, RunError
 
 WORDS = 40  # characters of a prompt in the name of its picture
 
@@ -50,10 +50,10 @@ def pictures_of(config: Config) -> Callable[[Sequence[Path]], int] | None:
 
 
 def previews(found: Discovery) -> Discovery:
-    """What has a first pass. Raises RunError when nothing has."""
+    """What has a first pass. Raises NothingToDoError when nothing has."""
     prompts = tuple(one for one in found.found if one.prompt)
     if not prompts:
-        raise RunError(
+        raise NothingToDoError(
             "There is no prompt, and images have no first pass.",
             hint="Add --generate for the prompts of a folder, or leave --first-pass-only away.",
         )

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -23,11 +23,13 @@ from tilehires.batch.job import decoder_of
 from tilehires.batch.log import RunLog
 from tilehires.batch.maker import Made, Maker, Task, context_of
 from tilehires.batch.marks import Mark, Marks, read_marks
+from tilehires.batch.options import RunOptions, forced
 from tilehires.batch.outcome import report_of
 from tilehires.batch.patience import time_limit
 from tilehires.batch.prompts import jobs_of, pictures_of, previews
 from tilehires.batch.setup import Setup, set_up
 from tilehires.batch.summary import Summary
+from tilehires.batch.watch import Watch
 from tilehires.batch.workspace import Workspace
 from tilehires.config import Config
 from tilehires.errors import ConfigError, Interrupted, RunError
@@ -39,26 +41,11 @@ from tilehires.records import ErrorRecord, FileRecord, Record
 if TYPE_CHECKING:
     from tilehires.batch.cluster import Cluster, Done
 
+__all__ = ["RunOptions", "generate", "run"]
+
 REPORT_EVERY = 600.0
 """Seconds between two reports of a run that goes on."""
 Result = TypeVar("Result")
-STAGES = ("generate", "hires", "detail", "tiled", "check")
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What isn't a setting because it changes no image. `force`: stages to redo, with all that follow ("tiled": all).
-
-    `redo`: a reviewer's file of marks; then only the images marked so are made, and the others' records stand.
-    `until`: local time after which no stage begins any more. `cluster`: the workers that make the images, where it isn't
-    this process (`tilehires.batch.cluster.joined`).
-    """
-
-    force: tuple[str, ...] = ()
-    redo: Path | None = None
-    until: datetime | None = None
-    command: str = ""
-    cluster: Cluster | None = None
 
 
 def run(
@@ -75,17 +62,28 @@ def run(
     to do (2), a missing model (5), another run on the same output (6). Interrupted (Ctrl-C), it returns a summary of what
     was done.
     """
-    settings = config.settings.run
-    options = options or RunOptions()
+    settings, options, progress = config.settings.run, options or RunOptions(), progress or SilentBatch()
+    if options.watch and (source.is_file() or options.redo or options.cluster):
+        raise ConfigError(
+            "--watch takes a folder, and neither --redo nor --cluster.",
+            hint="Name a folder; apply marks first, in a run of their own.",
+        )
     setup = options.cluster.set_up(config) if options.cluster else set_up(config)
-    found = discover(
-        source,
-        output,
-        suffix=suffix_of(settings.format),
-        follow_links=settings.resolve_links,
-        pictures=pictures_of(setup.config),
-    )
-    return _all(setup, found, output, options, progress or SilentBatch())
+
+    def look() -> Discovery:
+        found = discover(
+            source,
+            output,
+            suffix=suffix_of(settings.format),
+            follow_links=settings.resolve_links,
+            pictures=pictures_of(setup.config),
+        )
+        return previews(found) if settings.first_pass_only else found
+
+    if not options.watch:
+        return _all(setup, look(), output, options, progress)
+    watch = Watch(source, look, settings.watch_settle, progress.note)
+    return _all(setup, Discovery(source, (), ()), output, options, progress, watch)
 
 
 def generate(
@@ -107,16 +105,22 @@ def generate(
     return _all(setup, found, output, options, progress or SilentBatch())
 
 
-def _all(setup: Setup, found: Discovery, output: Path, options: RunOptions, progress: BatchProgress) -> Summary:
+def _all(
+    setup: Setup,
+    found: Discovery,
+    output: Path,
+    options: RunOptions,
+    progress: BatchProgress,
+    watch: Watch | None = None,
+) -> Summary:
     marks = read_marks(options.redo) if options.redo else ()
-    found = previews(found) if setup.config.settings.run.first_pass_only else found
     workspace = Workspace(output)
     deterministic = deterministic_algorithms(setup.config.settings.run.deterministic)
     with writing(output / "report"), workspace.locked(), deterministic:
         log = RunLog(workspace.logs)
         try:
             with decoder_of(setup.config) as decoder:
-                return _Run(setup, found, workspace, options, progress, log, marks, decoder).all()
+                return _Run(setup, found, workspace, options, progress, log, marks, decoder, watch).all()
         finally:
             log.close()
 
@@ -134,19 +138,21 @@ class _Run:
         log: RunLog,
         marks: Sequence[Mark],
         decoder: Decoder,
+        watch: Watch | None,
     ) -> None:
         self.config = setup.config
         self.setup, self.found, self.workspace, self.options = setup, found, workspace, options
-        self.progress, self.log = progress, log
+        self.progress, self.log, self.watch = progress, log, watch
         self.started = time.time()
-        self.records: list[Record] = []
+        self.records: dict[str, Record] = {}
         self.marks = Marks(workspace.marks)
         self._review(marks)
-        self.context = context_of(setup, workspace, decoder, progress, force=_forced(options.force), ask=self._ask)
+        self.context = context_of(setup, workspace, decoder, progress, force=forced(options.force), ask=self._ask)
         self.maker = Maker(setup, self.context)
         self.action = self.config.settings.check.action
         self.finished = self._finished(setup)
-        self.reported, self.report_took = time.monotonic(), 0.0
+        self.reported, self.report_took, self.unreported = time.monotonic(), 0.0, False
+        self.limit = self.config.settings.run.limit or None
 
     def _finished(self, setup: Setup) -> Finished:
         """What earlier runs finished, as far as it is what this one would make."""
@@ -158,16 +164,14 @@ class _Run:
 
     def all(self) -> Summary:
         """Every image in turn, then the report."""
-        settings = self.config.settings.run
-        todo = self.found.found[: settings.limit or None]
-        self.log.event("start", images=len(todo), skipped=len(self.found.skipped), command=self.options.command)
+        todo, skipped = self.found.found[: self.limit], self.found.skipped
+        self.log.event("start", images=len(todo), skipped=len(skipped), command=self.options.command)
         interrupted = False
-        self.progress.begin_batch(len(todo))
         try:
-            if self.options.cluster:
-                self._all_by(self.options.cluster, todo)
+            if self.watch:
+                self._watched(self.watch)
             else:
-                self._all_here(todo)
+                self._batch(todo)
         except (KeyboardInterrupt, Interrupted):
             interrupted = True
         except RunError:
@@ -175,14 +179,40 @@ class _Run:
             with contextlib.suppress(RunError):
                 self._close(interrupted)
             raise
+        return self._close(interrupted)
+
+    def _watched(self, watch: Watch) -> None:
+        """What is there and what comes, until the time is up, `run.limit` reached, or Ctrl-C pressed."""
+        said = False
+        with contextlib.closing(watch.arrivals()) as arrivals:
+            for self.found, images in arrivals:
+                if images:
+                    self._batch(images)
+                if (self.limit and len(self.records) >= self.limit) or (self._late() and not self._left()):
+                    return
+                self._ask()
+                if not said:
+                    self.progress.note(f"Watching {self.found.root} for more images; Ctrl-C ends it.")
+                    said = True
+                if self.unreported:
+                    self._now_and_then(0)
+
+    def _batch(self, todo: Sequence[Found]) -> None:
+        self.progress.begin_batch(len(todo))
+        try:
+            if self.options.cluster:
+                self._all_by(self.options.cluster, todo)
+            else:
+                self._all_here(todo)
         finally:
             self.progress.end_batch()
-        return self._close(interrupted)
 
     def _all_here(self, todo: Sequence[Found]) -> None:
         for image in todo:
             self._ask()
-            self._one(image)
+            over = self.limit and len(self.records) >= self.limit and image.id not in self.records
+            if not over and (self.watch is None or self.watch.stands(image)):
+                self._one(image)
 
     def _all_by(self, cluster: Cluster, todo: Sequence[Found]) -> None:
         """Hand each image to the next worker that is free, and keep what comes back."""
@@ -292,7 +322,8 @@ class _Run:
         record = self.marks.reviewed(record)
         if self.action == "review" and (said := keep_copy(record, image.output, self.workspace)):
             self.progress.note(said)
-        self.records.append(record)
+        self.records[image.id] = record
+        self.unreported = True
         if not record.cached:
             self.context.store.trim()
         self.log.event(
@@ -316,12 +347,19 @@ class _Run:
 
     def _ask(self) -> None:
         """Before each stage: raise Interrupted once it is later than the run may last."""
-        if self.options.until and datetime.now() >= self.options.until:
-            raise Interrupted(f"It is {self.options.until:%H:%M}.", hint="The same command goes on from here.")
+        if self._late():
+            raise Interrupted("The time is up (--until).", hint="The same command goes on from here.")
 
-    def _now_and_then(self) -> None:
+    def _late(self) -> bool:
+        return self.options.until is not None and datetime.now() >= self.options.until
+
+    def _left(self) -> int:
+        """Images that aren't reached as yet."""
+        return sum(image.id not in self.records for image in self.found.found)
+
+    def _now_and_then(self, every: float = REPORT_EVERY) -> None:
         """The report of a night that goes on, so seldom that it takes a twentieth of the time at most."""
-        if time.monotonic() - self.reported > max(REPORT_EVERY, 20 * self.report_took):
+        if time.monotonic() - self.reported > max(every, 20 * self.report_took):
             self._report(False)
 
     def _close(self, interrupted: bool) -> Summary:
@@ -338,8 +376,8 @@ class _Run:
         ]
         # In the order of the ids also where workers finished in another.
         order = {image.id: number for number, image in enumerate(self.found.found)}
-        records = (*sorted(self.records, key=lambda record: order[record.id]), *skipped)
-        left = len(self.found.found) - len(self.records)
+        made = sorted(self.records.values(), key=lambda record: order.get(record.id, len(order)))
+        records, left = (*made, *skipped), self._left()
         summary = Summary(records, left, interrupted, self.config.settings.run.strict)
         page = report_of(
             summary,
@@ -354,17 +392,6 @@ class _Run:
             setup=self.setup,
             decoder=self.context.decoder,
         )
-        self.reported = time.monotonic()
+        self.reported, self.unreported = time.monotonic(), False
         self.report_took = self.reported - began
         return Summary(records, left, interrupted, self.config.settings.run.strict, str(page))
-
-
-def _forced(names: Sequence[str]) -> frozenset[str]:
-    """Stage names to redo. Raises ConfigError for one that no image can have."""
-    for name in names:
-        if name.partition(".")[0] not in STAGES:
-            raise ConfigError(
-                f"There is no stage {name!r}.", hint=f"The stages are {', '.join(STAGES)}; one tiled step is tiled.2."
-            )
-    first = {"tiled": ("tiled.1",), "detail": ("detail.hires", "detail.final")}
-    return frozenset(names).union(*(first.get(name, ()) for name in names))

@@ -57,6 +57,11 @@ def _stop_at_once(number: int, frame: FrameType | None) -> NoReturn:
     help="Finish the stage at work at that time of day and stop (exit 130); the next run goes on.",
 )
 @click.option(
+    "--watch",
+    is_flag=True,
+    help="Then wait for more images: those that come into INPUT are done when they have stopped growing, until Ctrl-C.",
+)
+@click.option(
     "--force",
     multiple=True,
     metavar="STAGE",
@@ -76,6 +81,7 @@ def run(
     input: Path,
     output: Path,
     until: datetime | None,
+    watch: bool,
     force: tuple[str, ...],
     redo: Path | None,
     cluster: str | None,
@@ -98,7 +104,7 @@ def run(
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, _stop)
     with cluster_of(ctx, cluster, workers) as hands, progress_for(quiet=quiet, verbose=verbose) as progress:
-        options = runner.RunOptions(force=force, redo=redo, until=until, cluster=hands)
+        options = runner.RunOptions(force=force, redo=redo, until=until, watch=watch, cluster=hands)
         summary = runner.run(config, input, output, options=options, progress=progress)
     if summary.exit_code or not quiet:
         for line in summary.lines():

@@ -217,6 +217,12 @@ class RunSettings(Section):
     image_time_limit: float = Field(
         0, ge=0, le=1e7, description="Give an image up after that many seconds and go on with the next; 0: never."
     )
+    watch_settle: float = Field(
+        2.0,
+        gt=0,
+        le=3600,
+        description="With --watch, a file is taken when size and time have stayed the same for that many seconds.",
+    )
     step_checkpoint: int = Field(
         60,
         ge=-1,
