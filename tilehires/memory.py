@@ -39,6 +39,7 @@ class Demand:
     """Work memory in bytes of one call of a model, at most; `what` describes the call.
 
     `setting` bounds it, by a side of `side` pixels ("": nothing does). `batched`: it is for each tile of a batch.
+    `regions`: it is for each region of a batch of a detail pass.
     """
 
     what: str
@@ -46,26 +47,29 @@ class Demand:
     setting: str = ""
     side: int = 0
     batched: bool = False
+    regions: bool = False
 
-    def at(self, batch: int) -> int:
-        return self.bytes * (batch if self.batched else 1)
+    def at(self, batch: int, regions: int = 1) -> int:
+        return self.bytes * (batch if self.batched else regions if self.regions else 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """A model that works by itself: its weights in bytes, and its demands, of which one is met at a time.
 
-    `layer`: the bytes of its largest layer, what streaming holds at once; 0: it isn't streamed.
+    `layer`: the bytes of its largest layer, what streaming holds at once; 0: it isn't streamed. `alone`: it never shares
+    an accelerator with the others, whatever stays there, and they leave for it.
     """
 
     name: str
     weights: int
     demands: tuple[Demand, ...]
     layer: int = 0
+    alone: bool = False
 
-    def demand(self, batch: int) -> Demand:
+    def demand(self, batch: int, regions: int = 1) -> Demand:
         """The largest."""
-        return max(self.demands, key=lambda demand: demand.at(batch))
+        return max(self.demands, key=lambda demand: demand.at(batch, regions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,8 @@ class Plan:
     offload: Offload
     peaks: tuple[Peak, ...]
     budget: int
+    region_batch: int = 1
+    """Regions of a detail pass that go through the model at once."""
 
     @property
     def highest(self) -> Peak:
@@ -176,24 +182,37 @@ def parse_bytes(text: str, *, what: str) -> int:
 
 
 def plan(parts: Sequence[Part], *, budget: int, accelerator: bool, asked_batch: int = 0) -> Plan:
-    """Choose the tile batch and the offload for `parts`, the models of a run or of one image. At least one part.
+    """As `plan_all`, for models that are all on the device by turns, or all stay there. At least one part."""
+    return plan_all([parts], budget=budget, accelerator=accelerator, asked_batch=asked_batch)
 
-    Models stay on the device where that costs no tile of a batch; else they take turns, in as large a batch as fits; and
-    only where not even one tile does, weights are streamed. `asked_batch`: the user's own figure, 0 for ours.
+
+def plan_all(groups: Sequence[Sequence[Part]], *, budget: int, accelerator: bool, asked_batch: int = 0) -> Plan:
+    """Choose the tile batch, the offload and the region batch for the models of a run or of one image.
+
+    `groups`: models that are there one group after the other, such as those of two passes; the peaks of the plan are those
+    of the group that takes most. Models stay on the device where that costs no tile of a batch; else they take turns, in as
+    large a batch as fits; and only where not even one tile does, weights are streamed. Then as many regions go together as
+    still fit. `asked_batch`: the user's own figure, 0 for ours; of regions it is the most.
     Raises ConfigError when nothing fits the budget, with the setting that would make it fit.
     """
     tries = list(_tries(asked_batch, accelerator=accelerator))
+    most = asked_batch or (MOST_TILES if accelerator else 1)
+
+    def at(offload: Offload, batch: int, regions: int) -> Plan:
+        found = [peaks(group, batch, offload, regions, accelerator=accelerator) for group in groups]
+        return Plan(batch, offload, max(found, key=_highest), budget, regions)
+
     for offload, batch in tries:
-        made = Plan(batch, offload, peaks(parts, batch, offload, accelerator=accelerator), budget)
-        if made.peak <= budget:
-            return made
+        if at(offload, batch, 1).peak <= budget:
+            made = (at(offload, batch, regions) for regions in range(most, 0, -1))
+            return next(one for one in made if one.peak <= budget)
     offload, batch = tries[-1]
-    raise _refusal(parts, batch, offload, budget=budget, accelerator=accelerator)
+    top = max(groups, key=lambda group: _highest(peaks(group, batch, offload, accelerator=accelerator)))
+    raise _refusal(top, batch, offload, budget=budget, accelerator=accelerator)
 
 
-def thriftiest(plans: Sequence[Plan]) -> Plan:
-    """The one that offloads most, then with the fewest tiles: it holds where any of them does."""
-    return max(plans, key=lambda one: (OFFLOADS.index(one.offload), -one.tile_batch, one.peak))
+def _highest(found: Sequence[Peak]) -> int:
+    return max(peak.bytes for peak in found)
 
 
 def _tries(asked_batch: int, *, accelerator: bool) -> Iterator[tuple[Offload, int]]:
@@ -209,16 +228,18 @@ def _tries(asked_batch: int, *, accelerator: bool) -> Iterator[tuple[Offload, in
             yield "streamed", batch
 
 
-def peaks(parts: Sequence[Part], batch: int, offload: Offload, *, accelerator: bool) -> tuple[Peak, ...]:
-    """What every part takes at that batch and offload. Without an accelerator all weights are in host memory, always."""
-    together = sum(part.weights for part in parts)
+def peaks(
+    parts: Sequence[Part], batch: int, offload: Offload, regions: int = 1, *, accelerator: bool
+) -> tuple[Peak, ...]:
+    """What every part takes at those batches and offload. Without an accelerator all weights are in host memory, always."""
+    together = sum(part.weights for part in parts if not (part.alone and accelerator))
     found = []
     for part in parts:
-        demand = part.demand(batch)
-        weights = together if offload == "resident" else part.weights
+        demand = part.demand(batch, regions)
+        weights = together if offload == "resident" and not (part.alone and accelerator) else part.weights
         if offload == "streamed" and part.layer:
             weights = 2 * part.layer  # the next layer comes before the last one's memory is given back
-        work = demand.at(batch)
+        work = demand.at(batch, regions)
         found.append(Peak(part.name, demand.what, weights, int(work * SAFETY + RESERVE) if accelerator else work))
     return tuple(found)
 

@@ -226,7 +226,7 @@ def test_the_plan_tells_of_the_passes(place: Workplace, monkeypatch: pytest.Monk
     (first,) = [line for line in ended.out.splitlines() if "detail.hires" in line]
     (last,) = [line for line in ended.out.splitlines() if "detail.final" in line]
     assert "192x160" in first
-    assert "face: at most 100 regions at 64x64, 2 steps each" in first
+    assert "face: at most 100 regions at 64x64, 2 steps each, 1 at a time" in first
     assert "face: detection only" in last
 
 

@@ -76,7 +76,7 @@ def planned(config: Config, checkpoint: Checkpoint, budget: str) -> memory.Plan:
     config = config.for_family(checkpoint.family.name)
     model, limit = needs.Model(checkpoint, None, torch.float16), memory.parse_bytes(budget, what="memory.vram")
     parts = [needs.of_run(config.settings, values, model) for _, values in passes_of(config.settings)]
-    return memory.thriftiest([memory.plan(one, budget=limit, accelerator=True) for one in parts])
+    return memory.plan_all(parts, budget=limit, accelerator=True)
 
 
 @pytest.mark.parametrize(("family", "unet", "text"), [("sd1", 1.60, 0.23), ("sdxl", 4.78, 1.52)])

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tilehires.errors import ConfigError
-from tilehires.memory import GIB, OFFLOADS, Demand, Part, parse_bytes, plan
+from tilehires.memory import GIB, OFFLOADS, Demand, Part, parse_bytes, peaks, plan, plan_all
 
 CELL = 9.84 * 1024 * 2 / 64  # SDXL with guidance, bytes per pixel
 TEXT = Part("text encoders", int(1.52 * GIB), (Demand("one prompt", 2**26),))
@@ -111,3 +111,37 @@ def test_on_a_cpu_all_weights_count_and_batches_gain_nothing() -> None:
     made = plan(SDXL, budget=64 * GIB, accelerator=False)
     assert (made.tile_batch, made.offload) == (1, "resident")
     assert made.peak == sum(part.weights for part in SDXL) + max(part.demand(1).bytes for part in SDXL)
+
+
+REGIONS = Demand("regions of 512x512", int(512**2 * CELL), regions=True)
+
+
+def test_regions_have_a_batch_of_their_own() -> None:
+    group = (TEXT, replace(UNET, demands=(REGIONS,)))
+    made = plan_all([SDXL, group], budget=7 * GIB, accelerator=True)
+    assert 1 <= made.tile_batch < made.region_batch <= 8, "a region is a quarter of a tile"
+    assert made.peak <= 7 * GIB
+    assert made.offload == plan(SDXL, budget=7 * GIB, accelerator=True).offload
+    for budget in BUDGETS:
+        try:
+            one = plan_all([SDXL, group], budget=budget, accelerator=True)
+        except ConfigError:
+            continue
+        found = [peaks(each, one.tile_batch, one.offload, one.region_batch, accelerator=True) for each in (SDXL, group)]
+        assert one.peak == max(peak.bytes for each in found for peak in each) <= budget, "a group doesn't fit"
+
+
+def test_groups_are_planned_together() -> None:
+    """Neither's own plan holds for both: one takes turns with few tiles, the other streams with many."""
+    few = (replace(UNET, weights=GIB, demands=(replace(TILES, bytes=2 * TILES.bytes),), layer=0),)
+    streamed = (replace(UNET, weights=20 * GIB),)
+    made = plan_all([few, streamed], budget=5 * GIB, accelerator=True)
+    assert made.offload == "streamed" and made.tile_batch == plan(few, budget=5 * GIB, accelerator=True).tile_batch < 8
+
+
+def test_what_works_alone_shares_an_accelerator_with_nothing() -> None:
+    detector = Part("detector", GIB, (Demand("a picture", GIB),), alone=True)
+    for offload in OFFLOADS:
+        found = {peak.part: peak.weights for peak in peaks((*SDXL, detector), 1, offload, accelerator=True)}
+        without = {peak.part: peak.weights for peak in peaks(SDXL, 1, offload, accelerator=True)}
+        assert found == without | {"detector": GIB}

@@ -1,9 +1,9 @@
 """What is done when memory runs out within a stage: give back what isn't needed, take less at once, and begin it again.
 
-The rungs, one at a time, each taken only after the one before it didn't help: free; halve the tile batch, down to 1;
-offload more; let go of all models and begin anew; take smaller tiles. A stage always begins again from its input, so that
-nothing of a failed attempt is in its result, and that result is, bit for bit, what a plan of that batch would have given.
-Only the last rung changes more than rounding: it is a finding, and the record says `degraded`.
+The rungs, one at a time, each taken only after the one before it didn't help: free; halve the tile or region batch, down
+to 1; offload more; let go of all models and begin anew; take smaller tiles or crops. A stage always begins again from its
+input, so that nothing of a failed attempt is in its result, and that result is, bit for bit, what a plan of that batch would
+have given. Only the last rung changes more than rounding: it is a finding, and the record says `degraded`.
 
 The next stage, and the next image, begin with the plan again: no picture depends on what was done before it. That costs a
 few attempts where a plan is too large every time; the notes say which setting spares them.
@@ -20,6 +20,7 @@ from tilehires.checks.finding import Finding
 from tilehires.errors import ImageError
 from tilehires.memory import OFFLOADS, Plan
 from tilehires.stages import Shrinking, Source, Stage, StageResult, Tools
+from tilehires.stages.detail import DetailStage
 
 CHECK = "memory"  # the finding's name
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
@@ -93,9 +94,11 @@ def _next(standing: _Standing, part: str, tools: Tools, *, same_bytes: bool) -> 
 
     if not standing.freed:
         return took("memory freed", freed=True)
-    if part == "UNet" and plan.tile_batch > 1 and not same_bytes:
-        batch = plan.tile_batch // 2
-        return took(f"tile batch {batch}", plan=replace(plan, tile_batch=batch))
+    if part == "UNet" and not same_bytes:
+        for name, batch in _batches(standing.stage, plan):
+            if batch > 1:
+                rung = f"{name.replace('_', ' ')} {batch // 2}"
+                return took(rung, plan=replace(plan, **{name: batch // 2}))
     if tools.bay.can_offload and plan.offload != OFFLOADS[-1]:
         further = OFFLOADS[OFFLOADS.index(plan.offload) + 1]
         return took(f"models {further}", plan=replace(plan, offload=further))
@@ -108,15 +111,30 @@ def _next(standing: _Standing, part: str, tools: Tools, *, same_bytes: bool) -> 
     return None if less is None else took(less.change, stage=less.stage, smaller=True)
 
 
+def _batches(stage: Stage, plan: Plan) -> tuple[tuple[str, int], ...]:
+    """What the stage takes several of at once, by the plan's names, in the order in which it is to be less."""
+    tiles = ("tile_batch", plan.tile_batch)
+    if not isinstance(stage, DetailStage):
+        return (tiles,)
+    regions = ("region_batch", plan.region_batch)
+    return (regions, tiles) if stage.in_tiles else (regions,)
+
+
 def _result(made: StageResult, standing: _Standing) -> StageResult:
     if not standing.taken:
         return made
     facts = {**made.facts, "degradations": [*standing.taken, *made.facts.get("degradations", ())]}
     findings = made.findings
     if standing.smaller:
-        message = f"{standing.stage.name} ran out of memory and was made with smaller tiles: {standing.taken[-1]}."
+        message = (
+            f"{standing.stage.name} ran out of memory and was made with {_less(standing.stage)}: {standing.taken[-1]}."
+        )
         findings = (*findings, Finding(CHECK, "warning", float(len(standing.taken)), 0.0, None, message))
     return replace(made, facts=facts, findings=findings)
+
+
+def _less(stage: Stage) -> str:
+    return "less at once" if isinstance(stage, DetailStage) else "smaller tiles"
 
 
 def _hint(part: str, *, same_bytes: bool) -> str:

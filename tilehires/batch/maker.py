@@ -74,7 +74,7 @@ class Maker:
 
     def _context_of(self, job: Job) -> Context:
         plan = self._setup.plan_for(job)
-        environment = {**self.context.environment, "tile_batch": plan.tile_batch}
+        environment = {**self.context.environment, "tile_batch": plan.tile_batch, "region_batch": plan.region_batch}
         return replace(self.context, tools=replace(self.context.tools, plan=plan), environment=environment)
 
 

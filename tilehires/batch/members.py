@@ -194,7 +194,7 @@ def _check(settled: Sequence[Settled], config: Config) -> None:
                 f"{one.host} has tilehires {one.version}, and {platform.node()} {__version__}.",
                 hint="Install the same version on all machines.",
             )
-    environments = {tuple(sorted({**one.environment, "tile_batch": 0}.items())) for one in settled}
+    environments = {tuple(sorted({**one.environment, "tile_batch": 0, "region_batch": 0}.items())) for one in settled}
     if len(environments) > 1 and config.settings.run.deterministic:
         raise ConfigError(
             "The cluster's machines differ in device, number format or torch, so their images would too.",

@@ -18,6 +18,7 @@ from tilehires.geometry import Size
 from tilehires.memory import Demand, Part
 from tilehires.stages.controls import found
 from tilehires.stages.cutting import tile_range
+from tilehires.stages.detail import DetailStage
 from tilehires.stages.generate import GenerateStage
 from tilehires.stages.redenoise import CANVAS, PassStage
 from tilehires.tiling.streamed import STRIP_BYTES
@@ -27,6 +28,8 @@ from tilehires.upscalers.model import WHOLE_SIDE
 TEXT_WORK = 64 * 2**20  # one chunk of 77 tokens through CLIP-bigG, all layers kept: 20 MiB in 16 bits
 STRIPS = 8  # strips of a streamed VAE's layer that are on the device at once, at most
 RESIDUALS = 0.35  # of the UNet's work: 1640 numbers per cell in both families, at most a third of it
+DETECTOR_WORK = 1200  # bytes per pixel in float32: YOLO 9e-seg takes 1175, 8x-seg 340, 8n 48 (benchmarks/memory.py)
+FACE_WORK = 720 * 2**20  # RestoreFormer takes 689 MiB, CodeFormer 561, GFPGAN 543 (benchmarks/memory.py)
 HALO = 128  # pixels around AutoencoderTiny's tiles; real ones see 64–90
 
 
@@ -62,21 +65,104 @@ def of_run(settings: Settings, values: SamplingPass, model: Model) -> list[Part]
 
 
 def of_job(job: Job, dtype: torch.dtype) -> list[list[Part]]:
-    """What this image's passes really meet, for each model that they sample with."""
+    """What this image's passes really meet, for each model that they sample with, and what its detail passes meet at most."""
     stages: dict[Model, list[PassStage | GenerateStage]] = {}
     for stage in job.stages:
         if isinstance(stage, PassStage | GenerateStage):
             model = Model(stage.checkpoint, stage.settings.values.vae, dtype)
             stages.setdefault(model, []).append(stage)
+    settings = job.config.settings
+    refined = {model: replace(model, refiners=_refiners(own)) for model, own in stages.items()}
+    passes = [(stage.settings.values, refined[model]) for model, own in stages.items() for stage in own]
+    details = [stage for stage in job.stages if isinstance(stage, DetailStage)]
     return [
-        _parts(
-            job.config.settings,
-            [stage.settings.values for stage in own],
-            [_work_of(stage, model) for stage in own if stage.settings.values.denoise > 0],
-            replace(model, refiners=_refiners(own)),
-        )
-        for model, own in stages.items()
+        *(
+            _parts(
+                settings,
+                [stage.settings.values for stage in own],
+                [_work_of(stage, model) for stage in own if stage.settings.values.denoise > 0],
+                refined[model],
+            )
+            for model, own in stages.items()
+        ),
+        *(parts for stage in details for parts in of_detail(stage, settings, dtype, passes)),
     ]
+
+
+def of_detail(
+    stage: DetailStage,
+    settings: Settings,
+    dtype: torch.dtype,
+    passes: Sequence[tuple[SamplingPass, Model]],
+    *,
+    any_size: bool = False,
+) -> list[list[Part]]:
+    """What each pass of a detail stage demands. `passes`: the image's others, with what each samples with: of those with the
+    same model, all that stays on the device may still be there. `any_size`: the stage's size isn't an image's.
+    """
+    works = [[Work(None, None, size, whole) for size, whole in stage.pieces(i).vae] for i in range(len(stage.means))]
+    if any_size:
+        works = [[work for work in each if work.whole] for each in works]
+    return [_of_detail_pass(stage, i, settings, dtype, passes, each) for i, each in enumerate(works)]
+
+
+def _of_detail_pass(
+    stage: DetailStage,
+    number: int,
+    settings: Settings,
+    dtype: torch.dtype,
+    passes: Sequence[tuple[SamplingPass, Model]],
+    works: Sequence[Work],
+) -> list[Part]:
+    one, means, detector = stage.settings.passes[number], stage.means[number], stage.found[number]
+    parts = [_detector(file) for file in detector.files if detector.on_device]
+    if one.denoise == 0:
+        return parts or [Part("detector", 0, (Demand("on the CPU", 0),))]
+    model, each, pieces = Model(means.checkpoint, means.vae, dtype), dtype.itemsize, stage.pieces(number)
+    sizes, guided = anatomy(model.checkpoint, model.vae), stage.work(number).cfg > 1
+    own = model.checkpoint.unet_parameters + sum(controlnets.parameters(net) for net in means.nets)
+    demands = list(_unet_demands([Work(pieces.tile, None, None)], model, guided=guided, nets=len(means.nets)))
+    for size, together, what in ((pieces.region, True, "regions of"), (pieces.alone, False, "a region of")):
+        if size is not None:
+            taken = _unet_bytes(size, model, guided=guided, nets=len(means.nets))
+            demands.append(Demand(f"{what} {size}{' with guidance' if guided else ''}", taken, regions=together))
+    parts += [
+        Part("text encoders", sizes.text * each, (Demand("one prompt", TEXT_WORK),)),
+        _vae(sizes.vae, settings, works, dtype),
+        Part("UNet", own * each, tuple(demands), layer=sizes.unet_layer * each),
+    ]
+    if means.restorer:
+        parts.append(_restorer(means.restorer))
+    same = [(values, other) for values, other in passes if replace(other, refiners=()) == model]
+    return parts + [part for values, other in same for part in _at_rest(values, other, settings)]
+
+
+def _detector(path: Path) -> Part:
+    # A .pt holds 16 bits for each of 32 at work.
+    weights = path.stat().st_size * (2 if path.suffix.lower() == ".pt" else 1)
+    return Part("detector", weights, (Demand("a picture of 1024x1024", 1024**2 * DETECTOR_WORK),), alone=True)
+
+
+def _restorer(path: Path) -> Part:
+    from tilehires.upscalers.need import parameters
+
+    return Part("face restoration", parameters(path) * 4, (Demand("a face of 512x512", FACE_WORK),))
+
+
+def _at_rest(values: SamplingPass, model: Model, settings: Settings) -> Iterable[Part]:
+    """What another pass with the same checkpoint may leave on the device: it isn't at work."""
+
+    def part(name: str, weights: int) -> Part:
+        return Part(name, weights, (Demand("at rest", 0),))
+
+    each = model.dtype.itemsize
+    for path in upscalers.files(values.upscaler):
+        yield part("upscaler", _upscaler(path, settings, model).weights)
+    for net in found(values, model.checkpoint) if values.denoise > 0 else ():
+        yield part("ControlNet", controlnets.parameters(net) * each)
+    for refiner in model.refiners:
+        yield part("refiner's text", anatomy(refiner, model.vae).text * each)
+        yield part("refiner", refiner.unet_parameters * each)
 
 
 def _refiners(stages: Iterable[PassStage | GenerateStage]) -> tuple[Checkpoint, ...]:
@@ -148,14 +234,6 @@ def _upscaler(path: Path, settings: Settings, model: Model) -> Part:
 
 def _unet_demands(works: Iterable[Work], model: Model, *, guided: bool, nets: int) -> Iterable[Demand]:
     """Classifier-free guidance doubles every batch; a ControlNet's answers stay until the UNet has taken them."""
-    factor = model.checkpoint.vae_factor
-    cell = (
-        model.checkpoint.family.bytes_per_cell
-        * model.dtype.itemsize
-        / 2
-        * (2 if guided else 1)
-        * (1 + RESIDUALS * nets)
-    )
     guidance = " with guidance" if guided else ""
     for work in works:
         for size, batched, what, setting in (
@@ -163,8 +241,14 @@ def _unet_demands(works: Iterable[Work], model: Model, *, guided: bool, nets: in
             (work.canvas, False, "a canvas of", "hires.max_canvas"),
         ):
             if size is not None:
-                taken = int(size.pixels / factor**2 * cell)
+                taken = _unet_bytes(size, model, guided=guided, nets=nets)
                 yield Demand(f"{what} {size}{guidance}", taken, setting, size.long_side, batched)
+
+
+def _unet_bytes(size: Size, model: Model, *, guided: bool, nets: int) -> int:
+    """Of one call, for a piece of that many pixels."""
+    cell = model.checkpoint.family.bytes_per_cell * model.dtype.itemsize / 2
+    return int(size.pixels / model.checkpoint.vae_factor**2 * cell * (2 if guided else 1) * (1 + RESIDUALS * nets))
 
 
 def _vae(vae: VaeAnatomy, settings: Settings, works: Iterable[Work], dtype: torch.dtype) -> Part:

@@ -31,6 +31,7 @@ def environment_of(setup: Setup) -> dict[str, Any]:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "tile_batch": setup.plan.tile_batch,
+        "region_batch": setup.plan.region_batch,
     }
 
 

@@ -15,7 +15,7 @@ from tilehires.batch.space import MB, Space, in_words, night, space_of
 from tilehires.config import Config
 from tilehires.errors import ImageError
 from tilehires.images import suffix_of
-from tilehires.memory import GIB, parse_bytes
+from tilehires.memory import GIB, Plan, parse_bytes
 from tilehires.stages.detail import MOST, DetailStage
 from tilehires.stages.generate import GenerateStage
 from tilehires.stages.redenoise import PassStage
@@ -50,15 +50,17 @@ class PlannedStage:
 
 @dataclass(frozen=True, slots=True)
 class PlannedDetail:
-    """The detail passes at one place; how many regions there will be, the detectors will tell."""
+    """The detail passes at one place; how many regions there will be, the detectors will tell. `batch`: at most so many of
+    one size go together."""
 
     name: str
     size: str
     passes: tuple[tuple[str, str, int], ...]
+    batch: int
 
     def line(self) -> str:
         rows = (
-            f"{detector}: at most {MOST} regions at {size}, {steps} steps each"
+            f"{detector}: at most {MOST} regions at {size}, {steps} steps each, {self.batch} at a time"
             if steps
             else f"{detector}: detection only"
             for detector, size, steps in self.passes
@@ -145,23 +147,21 @@ def _planned(job: Job, setup: Setup) -> ImagePlan:
         for stage in job.stages
         if isinstance(stage, GenerateStage)
     )
-    stages = tuple(
-        _planned_stage(stage, own.tile_batch) for stage in job.stages if isinstance(stage, PassStage | DetailStage)
-    )
+    stages = tuple(_planned_stage(stage, own) for stage in job.stages if isinstance(stage, PassStage | DetailStage))
     memory = f"{own.peak / GIB:.2f} of {own.budget / GIB:.1f} GiB on {setup.device} ({own.highest.part}, {own.offload})"
     return ImagePlan(
         job.id, job.found.output, f"{job.route.source} -> {job.route.target}", first + stages, memory, space_of(job)
     )
 
 
-def _planned_stage(stage: PassStage | DetailStage, batch: int) -> PlannedStage | PlannedDetail:
+def _planned_stage(stage: PassStage | DetailStage, plan: Plan) -> PlannedStage | PlannedDetail:
     if isinstance(stage, DetailStage):
-        return PlannedDetail(stage.name, str(stage.settings.size), stage.planned())
+        return PlannedDetail(stage.name, str(stage.settings.size), stage.planned(), plan.region_batch)
     return PlannedStage(
         stage.name,
         str(stage.settings.size),
         stage.layout(stage.checkpoint.vae_factor),
-        batch,
+        plan.tile_batch,
         stage.steps.run if stage.settings.values.denoise > 0 else 0,
         stage.seam_steps.run,
         stage.settings.vae_mode,

@@ -261,7 +261,7 @@ def _compute(way: Way, forced: int, pixels: np.ndarray) -> _Made:
 
 
 def _environment(context: Context, plan: Plan) -> dict[str, Any]:
-    return {**context.environment, "tile_batch": plan.tile_batch}
+    return {**context.environment, "tile_batch": plan.tile_batch, "region_batch": plan.region_batch}
 
 
 def _tools_for(context: Context, key: str, every: float, plan: Plan, smaller: bool) -> Tools:

@@ -12,23 +12,24 @@ from tilehires.batch import needs
 from tilehires.batch.device import device_of
 from tilehires.batch.job import Job
 from tilehires.config import Config
-from tilehires.config.settings import SamplingPass, Settings, generate_pass, tiled_pass
+from tilehires.config.settings import Settings, generate_pass, tiled_pass
 from tilehires.diffusion import checkpoints, samplers
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.errors import ConfigError, ImageError
 from tilehires.geometry import Box, Size
 from tilehires.stages import seamless
 from tilehires.stages.controls import found
-from tilehires.stages.detail import resolved
+from tilehires.stages.detail import At, DetailStage, detail_stage
 from tilehires.stages.extras import find_extras
-from tilehires.stages.means import Means, means_of
 from tilehires.stages.redenoise import PassStage, pass_settings, vae_files
 from tilehires.stages.refining import refiner_of
-from tilehires.stages.route import Step
+from tilehires.stages.route import Route, Step
 from tilehires.stages.swap import checkpoint_of, passes_of
 from tilehires.upscalers.loading import load_restorer
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+CANVAS = Size(16384, 16384)  # a large one, on which settings are tried before there is an image
+AT: tuple[At, ...] = ("hires", "final")
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,15 @@ class Setup:
         asked, accelerator = self.config.settings.memory.tile_batch, self.device.type != "cpu"
         parts = needs.of_job(job, self.dtype)
         try:
-            plans = [
-                memory.plan(one, budget=self.plan.budget, accelerator=accelerator, asked_batch=asked) for one in parts
-            ]
+            return memory.plan_all(parts, budget=self.plan.budget, accelerator=accelerator, asked_batch=asked)
         except ConfigError as error:
             raise ImageError(error.message, hint=error.hint) from error
-        return memory.thriftiest(plans)
 
     def described_plan(self) -> dict[str, Any]:
         """As in report.json."""
         return {
             "tile_batch": self.plan.tile_batch,
+            "region_batch": self.plan.region_batch,
             "offload": self.plan.offload,
             "predicted_peak_bytes": self.plan.peak,
             "peaks": {peak.part: peak.bytes for peak in self.plan.peaks},
@@ -94,39 +93,50 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
         first = generate_pass(settings, 0)
         samplers.check(first.sampler, first.scheduler, checkpoint.family.name)
         find_extras(settings, "generate", first, checkpoint.family.name, config.from_image)
-    repairs = _detail_means(config, checkpoint)
+    details = _detail_stages(config, checkpoint)
     checks.require(settings.check.only)
     seamless.check_settings(settings)
     _check_grid(settings, used[-1])
     device = device_of(settings.run.device)
     dtype = _dtype(settings.model.dtype, device)
-    # What one of the models can't take is too much for the run.
-    plans = []
+    passes = []
     for (_, values), one in zip(passes_of(settings), used, strict=True):
         # A refiner that stays on the device is there in the other pass of the same checkpoint, too.
         beside = (refiner for own, refiner in refined if own == one)
-        model = needs.Model(one, values.vae, dtype, tuple(dict.fromkeys(beside)))
-        plans.append(_plan(settings, values, model, device))
-    every = (checkpoint, *used, *(refiner for _, refiner in refined), *(one.checkpoint for one in repairs))
-    return Setup(config, checkpoint, device, dtype, memory.thriftiest(plans), tuple(dict.fromkeys(every)))
+        passes.append((values, needs.Model(one, values.vae, dtype, tuple(dict.fromkeys(beside)))))
+    groups = [needs.of_run(settings, values, model) for values, model in passes]
+    for stage in details:
+        groups += needs.of_detail(stage, settings, dtype, passes, any_size=True)
+    # What one of the models can't take is too much for the run.
+    plan = memory.plan_all(
+        groups,
+        budget=_budget(settings, device),
+        accelerator=device.type != "cpu",
+        asked_batch=settings.memory.tile_batch,
+    )
+    repairing = (means.checkpoint for stage in details for means in stage.means)
+    every = (checkpoint, *used, *(refiner for _, refiner in refined), *repairing)
+    return Setup(config, checkpoint, device, dtype, plan, tuple(dict.fromkeys(every)))
 
 
-def _detail_means(config: Config, checkpoint: Checkpoint) -> list[Means]:
-    """What the detail passes repair with. Raises for a detector, a sampler or a model of theirs that can't be used."""
-    found_ = []
-    for one, detector in resolved(config.settings):
-        found_.append(means_of(one, config.settings, 0, checkpoint, config.from_image))
-        detectors.check(detector)
-        if restorer := found_[-1].restorer:
-            load_restorer(restorer)
-    return found_
+def _detail_stages(config: Config, checkpoint: Checkpoint) -> list[DetailStage]:
+    """The detail passes, over a large canvas. Raises for a detector, a sampler or a model of theirs that can't be used."""
+    way = Route(CANVAS, (Step("hires", CANVAS, Box.of(CANVAS)),))
+    stages = []
+    for at in AT if config.settings.detail.passes else ():
+        if stage := detail_stage(config.settings, way, 0, checkpoint, at, config.from_image):
+            stages.append(stage)
+            for found_ in stage.found:
+                detectors.check(found_)
+            for restorer in stage.restorers:
+                load_restorer(restorer)
+    return stages
 
 
 def _check_grid(settings: Settings, checkpoint: Checkpoint) -> None:
     """Raise ConfigError when tile sizes and overlap contradict each other, before a large image meets them in the night."""
-    canvas = Size(16384, 16384)
     values = tiled_pass(settings, 0)
-    step = Step("tiled.1", canvas, Box.of(canvas))
+    step = Step("tiled.1", CANVAS, Box.of(CANVAS))
     PassStage(step.name, pass_settings(settings, step, values, checkpoint), checkpoint).layout(checkpoint.vae_factor)
 
 
@@ -136,18 +146,12 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
-def _plan(settings: Settings, values: SamplingPass, model: needs.Model, device: torch.device) -> memory.Plan:
-    accelerator = device.type != "cpu"
-    if accelerator:
-        budget = _budget(settings.memory.vram, "memory.vram", _device_memory(device))
-    else:
-        budget = memory.host_budget(settings.memory.ram)
-    parts = needs.of_run(settings, values, model)
-    return memory.plan(parts, budget=budget, accelerator=accelerator, asked_batch=settings.memory.tile_batch)
-
-
-def _budget(asked: str, name: str, otherwise: int) -> int:
-    return otherwise if asked == "auto" else memory.parse_bytes(asked, what=name)
+def _budget(settings: Settings, device: torch.device) -> int:
+    """Bytes that the models and their work may take, on the device or, on a CPU, in host memory."""
+    if device.type == "cpu":
+        return memory.host_budget(settings.memory.ram)
+    asked = settings.memory.vram
+    return _device_memory(device) if asked == "auto" else memory.parse_bytes(asked, what="memory.vram")
 
 
 def _device_memory(device: torch.device) -> int:

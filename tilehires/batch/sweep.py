@@ -152,7 +152,7 @@ class _Sweep:
             workspace=self.workspace,
             store=self.store,
             tools=Tools(self.bay, plan, self.progress, self.scratch),
-            environment={**environment_of(setup), "tile_batch": plan.tile_batch},
+            environment={**environment_of(setup), "tile_batch": plan.tile_batch, "region_batch": plan.region_batch},
             force=frozenset(),
             models={one.reference: self.workspace.hashes.sha256(one.unet_file) for one in setup.checkpoints},
             decoder=self.decoder,

@@ -215,6 +215,11 @@ class Bay:
         self._at_work = before
         self._move(placed, self.device)
 
+    def put_away(self, modules: Sequence[nn.Module]) -> None:
+        """Bring models that stayed on the device to host memory: they aren't asked for again soon."""
+        self._resident = [one for one in self._resident if all(one is not module for module in modules)]
+        self._move(modules, torch.device("cpu"))
+
     @contextlib.contextmanager
     def restorer(self, path: Path, device: torch.device | None = None) -> Iterator[Any]:
         """spandrel's descriptor of a face restoration model, on the device (or another `device`) inside only, whatever the

@@ -33,12 +33,13 @@ class Crop:
     work: Size
 
 
-def crop_of(region: Region, settings: DetailPass, size: Size, native: int) -> Crop | str:
+def crop_of(region: Region, settings: DetailPass, size: Size, native: int, limit: int = 0) -> Crop | str:
     """How to cut a region out of an image of `size`, or why it is left alone: then a fate.
 
     The crop is `crop_factor` times the box but holds at least `padding` around it and the whole mask; it is never worked
     on below its own size: first its surroundings shrink, and what is then still larger than the model's size is left.
-    Without `only_masked` the crop is the image.
+    Without `only_masked` the crop is the image. `limit`: the longest side of what is worked on, where that still holds the
+    region; 0 for none.
     """
     if not settings.only_masked:
         return Crop(Box.of(size), size.ceil_to(MULTIPLE))
@@ -50,12 +51,25 @@ def crop_of(region: Region, settings: DetailPass, size: Size, native: int) -> Cr
     grown = Box(box.x0 - reach_x, box.y0 - reach_y, box.x1 + reach_x, box.y1 + reach_y)
     wanted = _around(grown, least).clip(size)
     work = _work(settings, wanted, native)
+    small = within(work, limit)
+    if least.width <= small.width and least.height <= small.height:
+        work = small
     if least.width > work.width or least.height > work.height:
         if settings.large == "leave":
             return f"already large ({box.size} in {work})"
         return Crop(least, least.size.ceil_to(MULTIPLE))
     room = Size(min(wanted.width, work.width), min(wanted.height, work.height))
     return Crop(_to_aspect(_shrunk(wanted, least, room), work, size), work)
+
+
+def within(size: Size, longest: int) -> Size:
+    """`size`, or where it is longer a smaller one of about its aspect, in the same multiples. 0: no limit."""
+    if not longest or size.long_side <= longest:
+        return size
+    width, height = (
+        max(MULTIPLE, side * longest // size.long_side // MULTIPLE * MULTIPLE) for side in (size.width, size.height)
+    )
+    return Size(width, height)
 
 
 def _around(a: Box, b: Box) -> Box:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from tilehires import detectors
+from tilehires import detectors, memory
 from tilehires.checks import Finding
 from tilehires.config.detail import DetailPass
 from tilehires.config.settings import SamplingPass, Settings, hires_pass
@@ -20,12 +20,14 @@ from tilehires.diffusion import prompts, sampling
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.errors import ConfigError, TilehiresError
 from tilehires.geometry import Size
-from tilehires.stages import Source, StageResult, Tools
+from tilehires.memory import VaeMode
+from tilehires.stages import Less, Source, StageResult, Tools
 from tilehires.stages.crops import MULTIPLE, crop_of, mask_in
 from tilehires.stages.cutting import tile_range
 from tilehires.stages.extras import fitted
 from tilehires.stages.looking import looked_for
 from tilehires.stages.means import Means, means_of
+from tilehires.stages.pieces import NO_LIMIT, Pieces, pieces, usual
 from tilehires.stages.regions import REPAIRED, Region, chosen, denoise_of, moved
 from tilehires.stages.repair import Job, Work, batches, repair
 from tilehires.stages.route import Route
@@ -40,7 +42,10 @@ _BROKEN = (TilehiresError, ValueError, TypeError, RuntimeError, OSError, Arithme
 
 
 class DetailSlice(BaseModel):
-    """Everything that shapes the pixels of the passes that run in one place."""
+    """Everything that shapes the pixels of the passes that run in one place.
+
+    `whole_max`, `far`: as in repair.Work. `limit`: the longest side that goes through the UNet in one piece, 0 for none.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -58,6 +63,9 @@ class DetailSlice(BaseModel):
     shift: tuple[int, int]
     native: tuple[int, ...]
     tile: tuple[tuple[int, int, int], ...]
+    whole_max: int
+    far: tuple[VaeMode, ...]
+    limit: int = 0
 
 
 class Told:
@@ -85,10 +93,14 @@ class DetailStage:
         settings: DetailSlice,
         found: Sequence[DetectorFile],
         means: Sequence[Means],
+        *,
+        on_cpu: bool = False,
     ) -> None:
+        """`on_cpu`: detectors and face restoration models aren't brought to the device."""
         self.name = name
         self.settings = settings
-        self._found, self.means = tuple(found), tuple(means)
+        self.found, self.means = tuple(found), tuple(means)
+        self._on_cpu = on_cpu
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -98,7 +110,7 @@ class DetailStage:
     @property
     def models(self) -> tuple[Path, ...]:
         files: list[Path] = []
-        for one, found, means in zip(self.settings.passes, self._found, self.means, strict=True):
+        for one, found, means in zip(self.settings.passes, self.found, self.means, strict=True):
             files += found.files
             files += means.files if one.denoise > 0 else ()
         return tuple(dict.fromkeys(files))
@@ -112,12 +124,47 @@ class DetailStage:
         """Of each pass: its detector, the size at which regions are repaired, and the steps for each."""
         rows = []
         for number, one in enumerate(self.settings.passes):
-            work = self._work(number, one)
-            size = Size(one.width or work.native, one.height or work.native)
-            shape = str(size.ceil_to(MULTIPLE)) if one.match_size == "off" or one.width else f"{work.native}² pixels"
-            steps = sampling.exact_steps(work.steps, one.denoise).run if one.denoise > 0 else 0
+            native, size = self.settings.native[number], usual(one, self.settings.native[number])
+            fixed = one.match_size == "off" or one.width
+            shape = f"{one.guide_size} px" if one.guide_size else str(size) if fixed else f"{native}² pixels"
+            if not one.only_masked:
+                shape = f"{self.settings.size}, the whole picture"
+            steps = sampling.exact_steps(self.work(number).steps, one.denoise).run * one.cycle if one.denoise > 0 else 0
             rows.append((one.detector, shape, steps))
         return tuple(rows)
+
+    def pieces(self, number: int) -> Pieces:
+        """What of a pass goes through its models at once, at most."""
+        s, tile = self.settings, self.work(number).tile
+        whole = s.whole_max
+        return pieces(
+            s.passes[number], s.size, native=s.native[number], tile_max=tile[1], whole_max=whole, limit=s.limit
+        )
+
+    @property
+    def in_tiles(self) -> bool:
+        """Whether a region may be cut into tiles."""
+        return any(self.pieces(number).tile for number in range(len(self.settings.passes)))
+
+    def smaller(self, part: str) -> Less | None:
+        """See `Shrinking`. Crops lose a quarter of their side, down to 128 px or twice the tiles' overlap: of a region that
+        is larger, tiles of that size are repainted. A VAE that worked in one piece goes in tiles or strips. Detectors and
+        face restoration models work on the CPU."""
+        s = self.settings
+        sizes = [max(usual(one, s.native[i]).long_side, s.tile[i][1]) for i, one in enumerate(s.passes)]
+        side = (s.limit or max(sizes)) * 3 // 4 // MULTIPLE * MULTIPLE
+        if part in ("detector", "face restoration") and not self._on_cpu:
+            stage = DetailStage(self.name, s, self.found, self.means, on_cpu=True)
+            return Less(stage, f"{part} on the CPU")
+        if part == "VAE" and s.whole_max:
+            return Less(self._with(whole_max=0), "vae_mode tiled")
+        if part == "UNet" and side >= max(128, *(2 * tile[2] for tile in s.tile)):
+            return Less(self._with(limit=side), f"crop size {side}")
+        return None
+
+    def _with(self, **changes: int) -> DetailStage:
+        changed = self.settings.model_copy(update=changes)
+        return DetailStage(self.name, changed, self.found, self.means, on_cpu=self._on_cpu)
 
     def run(self, image: StageResult, source: Source, tools: Tools) -> StageResult:
         pixels, regions = image.pixels, []
@@ -155,12 +202,12 @@ class DetailStage:
         self, number: int, one: DetailPass, current: np.ndarray, source: Source, tools: Tools
     ) -> tuple[Detection, ...]:
         """Detections in pixels of the stage's image; those of half the confidence too, so that their fate is told."""
-        found_file = self._found[number]
+        found_file = self.found[number]
         tools.progress.begin(f"{self.name}: looking for {one.detector}", 1)
         s = self.settings
         on_input = one.detect_on == "input"
         picture = source.pixels if on_input else current
-        found = looked_for(found_file, picture, one.confidence / 2, tools.bay)
+        found = looked_for(found_file, picture, one.confidence / 2, tools.bay, on_cpu=self._on_cpu)
         tools.progress.advance()
         if not on_input:
             return found
@@ -188,7 +235,7 @@ class DetailStage:
                 fates[i] = f"not among the first {MOST}"
             elif prompt is None:
                 fates[i] = "skipped by prompt"
-            elif isinstance(crop := crop_of(regions[i], one, s.size, s.native[number]), str):
+            elif isinstance(crop := crop_of(regions[i], one, s.size, s.native[number], s.limit), str):
                 fates[i] = crop
             elif (denoise := denoise_of(one, regions[i], s.size)) <= 0:
                 fates[i] = "nothing to repaint (denoise 0)"
@@ -197,11 +244,12 @@ class DetailStage:
                 face = regions[i].box if "face" in regions[i].kind.lower() and one.merge == "none" else None
                 mask = mask_in(regions[i], crop)
                 jobs.append((i, Job(order, crop, mask, prompt, negative or "", denoise, seed, face)))
-        work = self._work(number, one)
+        work = self.work(number)
+        together = self.pieces(number).region
         for turn in range(one.cycle):
             named = replace(work, name=f"{work.name}/{turn + 1}") if turn else work
             left = [job for i, job in jobs if fates[i] != FAILED]
-            for batch in batches(left, tools.plan.tile_batch, work.most):
+            for batch in batches(left, tools.plan.region_batch, together.pixels if together else 0):
                 ready = fitted(tools.bay, means.checkpoint, means.vae, means.extras[batch[0].prompt])
                 done = repair(image, batch, ready, named, tools)
                 told.add("degradations", done.degradations)
@@ -211,10 +259,15 @@ class DetailStage:
                 for job, well in zip(batch, done.well, strict=True):
                     i = next(i for i, other in jobs if other is job)
                     fates[i] = REPAIRED if well else FAILED
+        if jobs and work.nets:
+            tools.bay.put_away(tools.bay.controlnets(work.nets))
         return [Region(r.kind, r.box, r.score, r.mask, r.place, fate) for r, fate in zip(regions, fates, strict=True)]
 
-    def _work(self, number: int, one: DetailPass) -> Work:
-        s, means = self.settings, self.means[number]
+    def work(self, number: int) -> Work:
+        """How a pass samples."""
+        s, means, one = self.settings, self.means[number], self.settings.passes[number]
+        least, largest, overlap = s.tile[number]
+        longest = min(largest, s.limit or largest)
         return Work(
             name=f"{self.name}.{number + 1}",
             steps=one.steps or s.values.steps,
@@ -228,12 +281,16 @@ class DetailStage:
             noise_multiplier=one.noise_multiplier,
             mask_blur=one.mask_blur,
             native=s.native[number],
-            tile=s.tile[number],
+            tile=(min(least, longest), longest, overlap),
             controlnets=one.controlnets,
             nets=means.nets,
             noise_mask_feather=one.noise_mask_feather,
             restorer=means.restorer,
             restore_visibility=one.restore_visibility,
+            restore_on_cpu=self._on_cpu,
+            whole_max=s.whole_max,
+            far=s.far[number],
+            limit=s.limit,
         )
 
 
@@ -284,8 +341,17 @@ def detail_stage(
         shift=(step.crop.x0, step.crop.y0),
         native=tuple(max(family.native, LEAST) for family in families),
         tile=tuple((*tile_range(tiled, family), tiled.overlap) for family in families),
+        whole_max={"auto": settings.memory.vae_whole_max, "whole": NO_LIMIT}.get(settings.memory.vae, 0),
+        far=tuple(_far(settings, step.crop.size, one.checkpoint) for one in means),
     )
     return DetailStage(f"detail.{at}", sliced, [found for _, found in chosen_], means)
+
+
+def _far(settings: Settings, size: Size, checkpoint: Checkpoint) -> VaeMode:
+    """How the VAE takes what is too large for one piece: as it takes the whole image."""
+    budget = memory.host_budget(settings.memory.ram)
+    mode = memory.vae_mode(settings.memory.vae, size, checkpoint.vae, whole_max=0, budget=budget)
+    return "tiled" if mode == "whole" else mode
 
 
 def _unrepaired(region: Region) -> Finding:

@@ -23,11 +23,13 @@ from tilehires.diffusion.noise import CanvasNoise
 from tilehires.diffusion.syntax import Count
 from tilehires.errors import ImageError
 from tilehires.geometry import Box, Size
+from tilehires.memory import VaeMode
 from tilehires.stages import Tools
 from tilehires.stages.controls import at_work
 from tilehires.stages.crops import Crop, matched, overlaps, paste, resized, soft
 from tilehires.stages.cutting import cut
 from tilehires.stages.extras import Fitted
+from tilehires.stages.pieces import NO_LIMIT, most
 from tilehires.stages.pixels import Passages, to_latents, to_pixels
 from tilehires.stages.regions import placed
 from tilehires.tiling.engine import TiledDenoiser
@@ -38,7 +40,10 @@ from tilehires.upscalers.restore import put_on
 
 @dataclass(frozen=True)
 class Work:
-    """How a pass samples; `tile`: (least, largest, overlap) in pixels, for regions larger than the model's size."""
+    """How a pass samples; `tile`: (least, largest, overlap) in pixels, for regions larger than the model's size.
+
+    `whole_max`: the longest side that the VAE takes in one piece; `far`: how it takes longer ones. `limit`: as crop_of's.
+    """
 
     name: str
     steps: int
@@ -59,11 +64,15 @@ class Work:
     noise_mask_feather: int = 0
     restorer: Path | None = None
     restore_visibility: float = 1.0
+    restore_on_cpu: bool = False
+    whole_max: int = NO_LIMIT
+    far: VaeMode = "tiled"
+    limit: int = 0
 
     @property
     def most(self) -> int:
-        """Pixels that go through the model in one piece."""
-        return max(self.native, self.tile[1]) ** 2
+        """Pixels that go through the UNet in one piece."""
+        return most(self.native, self.tile[1], self.limit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +168,8 @@ def repair(image: NDArray[np.float32], jobs: Sequence[Job], ready: Fitted, work:
     made_well = [_decoded(made.latents[i : i + 1], size, passages) for i in range(len(jobs))]
     faces = [0] * len(jobs)
     if work.restorer:
-        with tools.bay.restorer(work.restorer) as restorer:
+        device = torch.device("cpu") if work.restore_on_cpu else None
+        with tools.bay.restorer(work.restorer, device) as restorer:
             for i, job in enumerate(jobs):
                 made_well[i], faces[i] = _restored(made_well[i], job, restorer, work.restore_visibility)
     for job, out, before in zip(jobs, made_well, befores, strict=True):
@@ -170,8 +180,8 @@ def repair(image: NDArray[np.float32], jobs: Sequence[Job], ready: Fitted, work:
     return Repaired(well, tuple(passages.facts()["degradations"]), sum(faces))
 
 
-def _mode(size: Size, work: Work) -> Literal["whole", "tiled"]:
-    return "tiled" if size.long_side > 2 * work.native else "whole"
+def _mode(size: Size, work: Work) -> VaeMode:
+    return work.far if size.long_side > work.whole_max else "whole"
 
 
 def _inpaint(
@@ -256,15 +266,15 @@ def _in_crop(box: Box, crop: Crop) -> Box:
     return placed(box.shift(-crop.box.x0, -crop.box.y0), (across, down), (0, 0)).clip(crop.work)
 
 
-def batches(jobs: Sequence[Job], most: int, pixels: int) -> list[list[Job]]:
-    """Runs of jobs that may go together, in their order: one kind, no shared pixel, at most `most`.
+def batches(jobs: Sequence[Job], count: int, pixels: int) -> list[list[Job]]:
+    """Runs of jobs that may go together, in their order: one kind, no shared pixel, at most `count`.
 
-    One of more than `pixels` goes alone: it is cut into tiles.
+    One of more than `pixels` goes alone.
     """
     made: list[list[Job]] = []
     for job in jobs:
         last = made[-1] if made else []
-        fits = last and len(last) < most and last[0].kind == job.kind and job.crop.work.pixels <= pixels
+        fits = last and len(last) < count and last[0].kind == job.kind and job.crop.work.pixels <= pixels
         if fits and not any(overlaps(job.crop, other.crop) for other in last):
             last.append(job)
         else:

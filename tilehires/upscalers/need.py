@@ -54,6 +54,11 @@ def need(path: Path, dtype: torch.dtype) -> Need:
     return Need(numbers * size, counter.peak / SIDE**2 * size / 4 + pictures, whole)
 
 
+def parameters(path: Path) -> int:
+    """How many numbers a model file holds."""
+    return sum(value.numel() for value in _shapes(path).values())
+
+
 def _shapes(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a file on the meta device."""
     if path.suffix.lower() == ".safetensors":
