@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tilehires.cli import main
 from tilehires.errors import ExitCode, RunError
 from tilehires.report import load, sweep, write_page
 from tilehires.report.page import SCRIPTS
@@ -208,6 +209,29 @@ def test_a_changed_image_gets_a_new_thumbnail_and_the_old_one_goes(tmp_path: Pat
     assert new.is_file()
     assert not old.exists(), "a thumbnail nobody uses was kept"
     assert stranger.exists(), "a file that isn't ours was deleted"
+
+
+def test_what_was_deleted_since_is_said_by_the_page_and_by_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("whole.png", "no-input.png"):
+        save(tmp_path / "output" / name)
+    for name in ("whole.png", "no-output.png"):
+        save(tmp_path / "input" / name)
+    body = report(*(image(name) for name in ("whole.png", "no-input.png", "no-output.png", "neither.png")))
+    notes = {one["id"]: one["notes"] for one in data_of(write_page(body, tmp_path / "output"))["images"]}
+    assert notes == {
+        "whole.png": [],
+        "no-input.png": ["The input is gone: moved or deleted since."],
+        "no-output.png": ["The output is gone: moved or deleted since."],
+        "neither.png": ["The input and the output are gone: moved or deleted since."],
+    }
+    (tmp_path / "output" / "report" / "report.json").write_text(json.dumps(body))
+    with pytest.raises(SystemExit) as ended:
+        main(["report", str(tmp_path / "output")])
+    said = capsys.readouterr().err.splitlines()
+    assert not ended.value.code
+    assert said == [f"{name}: {note}" for name, lines in notes.items() for note in lines]
 
 
 def test_a_failed_image_shows_its_input(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ def block_means(plane: Plane, side: int) -> Plane:
 def half_overlapping(means: Plane) -> Plane:
     """Means over squares of 2×2 blocks, half a square apart: a defect that lies across blocks fills one of them."""
     tall = (means[:-1] + means[1:]) / 2 if means.shape[0] > 1 else means
-    return (tall[:, :-1] + tall[:, 1:]) / 2 if means.shape[1] > 1 else tall
+    made = (tall[:, :-1] + tall[:, 1:]) / 2 if means.shape[1] > 1 else tall
+    return made.astype(np.float32, copy=False)
 
 
 def worst_block(

@@ -12,10 +12,17 @@ FOLDER = click.argument("output", default="output", type=click.Path(path_type=Pa
 @click.command()
 @FOLDER
 def report(output: Path) -> None:
-    """Write report/index.html of OUTPUT (default: ./output) anew from its report.json."""
-    from tilehires.report import load, write_page
+    """Write report/index.html of OUTPUT (default: ./output) anew from its report.json.
 
-    click.echo(f"Report: {write_page(load(output), output)}")
+    Images that were moved or deleted since are named.
+    """
+    from tilehires.report import in_words, load, missing, write_page
+
+    document = load(output)
+    click.echo(f"Report: {write_page(document, output)}")
+    for image in document["images"]:
+        if gone := in_words(missing(image, output / "report", document["run"])):
+            click.echo(f"{image['id']}: {gone}", err=True)
 
 
 @click.command()

@@ -8,6 +8,7 @@ from typing import Any
 
 from tilehires.images import MAX_PIXELS, Decoder, Isolated
 from tilehires.report.html import plain, quoted, render, replace, url
+from tilehires.report.missing import in_words, missing
 from tilehires.report.thumbs import remove_others, thumbnail
 
 STYLES = ("base.css", "page.css")
@@ -41,9 +42,9 @@ def page_data(report: Mapping[str, Any], folder: Path, decoder: Decoder) -> dict
     Makes the previews, in `folder`/thumbs.
     """
     run = report["run"]
-    inputs, outputs = run.get("input_folder"), run.get("output_folder", "..")
+    inputs = run.get("input_folder")
     common = next((image["settings"] for image in report["images"] if image.get("settings")), {})
-    images = [_image(image, folder, inputs, outputs, common, decoder) for image in report["images"]]
+    images = [_image(image, folder, run, common, decoder) for image in report["images"]]
     return plain(
         {
             "run": {key: value for key, value in run.items() if key not in ("input_folder", "output_folder")},
@@ -59,11 +60,12 @@ def page_data(report: Mapping[str, Any], folder: Path, decoder: Decoder) -> dict
 def _image(
     image: Mapping[str, Any],
     folder: Path,
-    inputs: str | None,
-    outputs: str,
+    run: Mapping[str, Any],
     common: Mapping[str, Any],
     decoder: Decoder,
 ) -> dict[str, Any]:
+    inputs, outputs = run.get("input_folder"), run.get("output_folder", "..")
+    gone = in_words(missing(image, folder, run))
     source, result, kept = image.get("input"), image.get("output"), image.get("before")
     before = url(inputs, source["path"]) if source and inputs is not None else None
     settings = image.get("settings", {})
@@ -94,7 +96,7 @@ def _image(
         "stages": image.get("stages", []),
         "regions": image.get("regions", []),
         "findings": image.get("findings", []),
-        "notes": image.get("notes", []),
+        "notes": [*image.get("notes", []), *([gone] if gone else [])],
         "review": image.get("review", ""),
     }
 
