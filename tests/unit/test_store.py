@@ -149,6 +149,34 @@ def test_the_oldest_pixels_go_first_and_their_records_stay(tmp_path: Path) -> No
     assert not list(tmp_path.rglob("*.npy"))
 
 
+def test_what_is_needed_now_goes_last(tmp_path: Path) -> None:
+    store = Store(tmp_path, 10**9)
+    for age, key in enumerate(letter * 64 for letter in "ab"):
+        store.put(key, Stub(), StageResult(picture(50, 50)), {})
+        os.utime(tmp_path / key[:2] / f"{key}.npy", (1000 + age, 1000 + age))
+    entry = store.peek("a" * 64)
+    assert entry and store.pixels("a" * 64, entry, Silent()) is not None
+    Store(tmp_path, store.stored() - 1).trim()
+    assert [path.stem[0] for path in tmp_path.rglob("*.npy")] == ["a"]
+
+
+def test_what_other_processes_put_is_counted(tmp_path: Path) -> None:
+    """A worker stores, and the driver trims."""
+    worker, driver = Store(tmp_path, 0), Store(tmp_path, 50_000)
+    driver.trim()
+    for letter in "abc":
+        worker.put(letter * 64, Stub(), StageResult(picture(50, 50)), {})
+        driver.grew(worker.stored())
+    assert worker.stored() == 0
+    driver.trim()
+    sizes = [path.stat().st_size for path in tmp_path.rglob("*.npy")]
+    assert len(sizes) == 3 and sum(sizes) <= 50_000
+    worker.put("d" * 64, Stub(), StageResult(picture(50, 50)), {})
+    driver.grew(worker.stored())
+    driver.trim()
+    assert {path.stem[0] for path in tmp_path.rglob("*.npy")} == {"b", "c", "d"}
+
+
 CHANGES: dict[str, Callable[[], dict[str, Any]]] = {
     "name": lambda: {"name": "tiled.1"},
     "version": lambda: {"version": 2},

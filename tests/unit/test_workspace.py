@@ -115,6 +115,20 @@ def test_without_a_file_nothing_is_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_memory_that_isnt_written_hands_over_what_it_learned(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    kept = HashMemory(tmp_path / "hashes.jsonl")
+    worker = HashMemory(tmp_path / "hashes.jsonl", writes=False)
+    digest = worker.sha256(tmp_path / "a")
+    assert not (tmp_path / "hashes.jsonl").exists()
+    kept.learn(learned := worker.learned())
+    assert len(learned) == 1 and not worker.learned()
+    assert f'"{digest}"' in (tmp_path / "hashes.jsonl").read_text(encoding="utf-8")
+    # What it handed over is of the file as it was then.
+    (tmp_path / "a").write_bytes(b"other")
+    assert kept.sha256(tmp_path / "a") == hashlib.sha256(b"other").hexdigest()
+
+
 # The workspace
 
 
@@ -180,6 +194,32 @@ def test_a_file_that_was_announced_but_not_moved_is_no_trouble(tmp_path: Path) -
         workspace.check_ours("a.png")
         workspace.publish(staged(workspace, b"data"), "a.png")
     assert (tmp_path / "a.png").read_bytes() == b"data"
+
+
+def test_workers_publish_under_anothers_lock_and_know_each_others_files(tmp_path: Path) -> None:
+    with (driver := Workspace(tmp_path)).locked():
+        one, two = Workspace(tmp_path, "one"), Workspace(tmp_path, "two")
+        with one.joined(), two.joined():
+            assert one.staging != two.staging and one.staging.parent == driver.staging
+            one.publish(staged(one, b"data"), "a.png")
+            # `one` was killed before its record: `two` does the image anew, and knows the file though it began before.
+            two.publish(staged(two, b"data"), "a.png")
+            (tmp_path / "theirs.png").write_bytes(b"theirs")
+            with pytest.raises(ImageError, match="didn't make it"):
+                two.check_ours("theirs.png")
+            (one.staging / "left.png").write_bytes(b"of one that died")
+            assert not (driver.root / "outputs.jsonl").exists(), "a file has one writer"
+        (driver.staging / "three").mkdir()
+        driver.tidy()
+        assert not list(driver.staging.iterdir())
+        assert [path.name for path in driver.root.glob("outputs*")] == ["outputs.jsonl"]
+        driver.check_ours("a.png")
+    # A driver that was killed left a worker's ledger behind.
+    append_line(driver.root / "outputs-four.jsonl", ["b.png", hashlib.sha256(b"b").hexdigest()])
+    (tmp_path / "b.png").write_bytes(b"b")
+    with (workspace := Workspace(tmp_path)).locked():
+        workspace.check_ours("b.png")
+        assert [path.name for path in workspace.root.glob("outputs*")] == ["outputs.jsonl"]
 
 
 def record(name: str) -> Record:
