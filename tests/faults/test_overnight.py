@@ -203,7 +203,7 @@ def test_a_night_is_bounded_by_the_cache_limit() -> None:
 def failing(place: Workplace, monkeypatch: pytest.MonkeyPatch, error: Callable[[str], Exception]) -> list[Any]:
     three(place)
 
-    def fails(job: Any, context: Any) -> Any:
+    def fails(job: Any, context: Any, **_: Any) -> Any:
         raise error(job.id)
 
     monkeypatch.setattr(maker, "process", fails)
