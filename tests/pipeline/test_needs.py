@@ -17,19 +17,22 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from tests import tiny
+from tests import loras, tiny
+from tests.batches import draw
 from tilehires import memory
 from tilehires.batch import needs
 from tilehires.batch.discover import discover
 from tilehires.batch.hashes import HashMemory
 from tilehires.batch.job import decoder_of, prepare
-from tilehires.batch.setup import Setup
+from tilehires.batch.setup import Setup, set_up
 from tilehires.config import Config
 from tilehires.config.presets import shipped
 from tilehires.config.settings import hires_pass
-from tilehires.diffusion import checkpoints, loading
+from tilehires.diffusion import checkpoints, loading, lora
 from tilehires.diffusion.anatomy import anatomy
+from tilehires.diffusion.bay import Bay
 from tilehires.diffusion.checkpoints import Checkpoint
+from tilehires.diffusion.lora import Lora
 from tilehires.errors import ConfigError, ImageError
 from tilehires.memory import GIB
 from tilehires.stages.swap import passes_of
@@ -103,6 +106,64 @@ def test_a_refiner_takes_turns_with_the_other_model_or_stays_beside_it(real: Any
     for offload in ("staged", "streamed"):
         assert peak(refined, offload) == peak(plain, offload), "the same model twice, one at a time"
     assert peak(refined, "resident") - peak(plain, "resident") == pytest.approx(4.78 + 1.52, abs=0.01)
+
+
+@pytest.mark.parametrize("naming", ["kohya", "diffusers", "ldm"])
+def test_loras_are_counted_as_they_lie_on_the_model(tmp_path: Path, naming: Any) -> None:
+    pipe = tiny.sdxl()
+    bay, checkpoint = Bay(), checkpoints.inspect(str(tiny.write_single_file(pipe, tmp_path / "model.safetensors")))
+    rank = 3 if naming == "diffusers" else 2  # what it reads as a file without alphas
+    file = loras.write(pipe, tmp_path / "style.safetensors", naming, loras.halves(pipe, rank=rank, alpha=rank))
+    style = Lora("style", file, 0.5, 0.5)
+    model = bay.diffusion(checkpoint, None, (style,))
+
+    def added(*modules: nn.Module) -> int:
+        named = [pair for module in modules for pair in module.named_parameters()]
+        return sum(value.numel() for name, value in named if ".lora_A." in name or ".lora_B." in name)
+
+    text, unet = needs.lora_numbers([(), (style, style)])
+    assert (text, unet) == (added(*model.text_encoders), added(model.unet)) and min(text, unet) > 0
+    settings = Config.load("sdxl").settings
+    given = [
+        {part.name: part.weights for part in needs.of_run(settings, hires_pass(settings, 0), one)}
+        for one in (
+            needs.Model(checkpoint, None, torch.float16),
+            needs.Model(checkpoint, None, torch.float16, (), (text, unet)),
+        )
+    ]
+    assert given[1]["UNet"] - given[0]["UNet"] == 2 * unet
+    assert given[1]["text encoders"] - given[0]["text encoders"] == 2 * text
+    assert given[1]["VAE"] == given[0]["VAE"]
+
+
+def test_the_loras_of_flags_and_of_each_image_are_in_its_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tiny.sd15()
+    checkpoint = tiny.write_single_file(pipe, tmp_path / "model.safetensors")
+    for name, rank in (("small", 2), ("large", 40)):
+        loras.write(pipe, tmp_path / f"{name}.safetensors", "kohya", loras.halves(pipe, rank=rank))
+    draw(tmp_path / "in" / "a.png")
+    draw(tmp_path / "in" / "b.png")
+    (tmp_path / "in" / "b.txt").write_text("a cat <lora:large:1>")
+    values = {"model": {"checkpoint": str(checkpoint), "lora_folder": str(tmp_path)}, "run": {"device": "cpu"}}
+    config = Config.load().with_layer(values, "test")
+
+    def weights(plan: memory.Plan) -> int:
+        return next(peak.weights for peak in plan.peaks if peak.part == "UNet")
+
+    bare = set_up(config)
+    setup = set_up(config.with_layer({"hires": {"loras": ["small:0.5"]}}, "test"))
+    small, large = (sum(lora.parameters(tmp_path / f"{name}.safetensors")) for name in ("small", "large"))
+    assert weights(setup.plan) - weights(bare.plan) == 4 * small
+    plans = []
+    with decoder_of(config) as decoder:
+        for found in discover(tmp_path / "in", tmp_path / "out", suffix=".png", follow_links=False).found:
+            plans.append(setup.plan_for(prepare(found, setup.config, setup.checkpoint, HashMemory(None), decoder)))
+    assert weights(plans[1]) - weights(plans[0]) == 4 * large
+    detail = [
+        set_up(config.with_layer({"detail": {"passes": [{"detector": "face", "prompt": prompt}]}}, "test"))
+        for prompt in ("a face", "a face <lora:large:1>")
+    ]
+    assert weights(detail[1].plan) - weights(detail[0].plan) == 4 * large, "a region's LoRAs too"
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])

@@ -11,9 +11,10 @@ import torch
 from tilehires import upscalers
 from tilehires.batch.job import Job
 from tilehires.config.settings import SamplingPass, Settings
-from tilehires.diffusion import controlnets
+from tilehires.diffusion import controlnets, lora
 from tilehires.diffusion.anatomy import VaeAnatomy, anatomy
 from tilehires.diffusion.checkpoints import Checkpoint
+from tilehires.diffusion.lora import Lora
 from tilehires.geometry import Size
 from tilehires.memory import Demand, Part
 from tilehires.stages.controls import found
@@ -35,12 +36,13 @@ HALO = 128  # pixels around AutoencoderTiny's tiles; real ones see 64–90
 
 @dataclass(frozen=True)
 class Model:
-    """What a run computes with. `refiners`: that take over in its passes."""
+    """What a run computes with. `refiners`: that take over in its passes. `loras`: numbers as `lora_numbers` counts them."""
 
     checkpoint: Checkpoint
     vae: str | None
     dtype: torch.dtype
     refiners: tuple[Checkpoint, ...] = ()
+    loras: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,10 @@ def of_job(job: Job, dtype: torch.dtype) -> list[list[Part]]:
             model = Model(stage.checkpoint, stage.settings.values.vae, dtype)
             stages.setdefault(model, []).append(stage)
     settings = job.config.settings
-    refined = {model: replace(model, refiners=_refiners(own)) for model, own in stages.items()}
+    refined = {
+        model: replace(model, refiners=_refiners(own), loras=lora_numbers(stage.extras.loras for stage in own))
+        for model, own in stages.items()
+    }
     passes = [(stage.settings.values, refined[model]) for model, own in stages.items() for stage in own]
     details = [stage for stage in job.stages if isinstance(stage, DetailStage)]
     return [
@@ -119,21 +124,22 @@ def _of_detail_pass(
     if one.denoise == 0:
         return parts or [Part("detector", 0, (Demand("on the CPU", 0),))]
     model, each, pieces = Model(means.checkpoint, means.vae, dtype), dtype.itemsize, stage.pieces(number)
+    text, unet = lora_numbers(extras.loras for extras in means.extras.values())
     sizes, guided = anatomy(model.checkpoint, model.vae), stage.work(number).cfg > 1
-    own = model.checkpoint.unet_parameters + sum(controlnets.parameters(net) for net in means.nets)
+    own = model.checkpoint.unet_parameters + sum(controlnets.parameters(net) for net in means.nets) + unet
     demands = list(_unet_demands([Work(pieces.tile, None, None)], model, guided=guided, nets=len(means.nets)))
     for size, together, what in ((pieces.region, True, "regions of"), (pieces.alone, False, "a region of")):
         if size is not None:
             taken = _unet_bytes(size, model, guided=guided, nets=len(means.nets))
             demands.append(Demand(f"{what} {size}{' with guidance' if guided else ''}", taken, regions=together))
     parts += [
-        Part("text encoders", sizes.text * each, (Demand("one prompt", TEXT_WORK),)),
+        Part("text encoders", (sizes.text + text) * each, (Demand("one prompt", TEXT_WORK),)),
         _vae(sizes.vae, settings, works, dtype),
         Part("UNet", own * each, tuple(demands), layer=sizes.unet_layer * each),
     ]
     if means.restorer:
         parts.append(_restorer(means.restorer))
-    same = [(values, other) for values, other in passes if replace(other, refiners=()) == model]
+    same = [(values, other) for values, other in passes if replace(other, refiners=(), loras=model.loras) == model]
     return parts + [part for values, other in same for part in _at_rest(values, other, settings)]
 
 
@@ -165,6 +171,15 @@ def _at_rest(values: SamplingPass, model: Model, settings: Settings) -> Iterable
         yield part("refiner", refiner.unet_parameters * each)
 
 
+def lora_numbers(passes: Iterable[Sequence[Lora]]) -> tuple[int, int]:
+    """The most numbers that LoRAs put on the text encoders, and on the UNet: a pass's are on the model at once."""
+    text = unet = 0
+    for loras in passes:
+        counts = [lora.parameters(one.file) for one in lora.merged(loras)]
+        text, unet = max(text, sum(t for t, _ in counts)), max(unet, sum(u for _, u in counts))
+    return text, unet
+
+
 def _refiners(stages: Iterable[PassStage | GenerateStage]) -> tuple[Checkpoint, ...]:
     found_ = [stage.refiner for stage in stages if isinstance(stage, PassStage) and stage.refiner is not None]
     return tuple(dict.fromkeys(found_))
@@ -192,14 +207,14 @@ def _parts(settings: Settings, passes: Sequence[SamplingPass], works: Sequence[W
     sizes, each = anatomy(model.checkpoint, model.vae), model.dtype.itemsize
     guided = any(one.cfg > 1 for one in sampling)
     nets = {net for one in sampling for net in found(one, model.checkpoint)}
-    own = model.checkpoint.unet_parameters + sum(controlnets.parameters(net) for net in nets)
+    own = model.checkpoint.unet_parameters + sum(controlnets.parameters(net) for net in nets) + model.loras[1]
     parts = [
-        Part("text encoders", sizes.text * each, (Demand("one prompt", TEXT_WORK),)),
+        Part("text encoders", (sizes.text + model.loras[0]) * each, (Demand("one prompt", TEXT_WORK),)),
         *parts,
         _vae(sizes.vae, settings, works, model.dtype),
         Part(
             "UNet",
-            own * each,  # ControlNets work beside it, within each tile
+            own * each,  # ControlNets work beside it, within each tile, and LoRAs are never fused
             tuple(_unet_demands(works, model, guided=guided, nets=len(nets))),
             layer=sizes.unet_layer * each,
         ),

@@ -15,12 +15,13 @@ from tilehires.config import Config
 from tilehires.config.settings import Settings, generate_pass, tiled_pass
 from tilehires.diffusion import checkpoints, samplers
 from tilehires.diffusion.checkpoints import Checkpoint
+from tilehires.diffusion.lora import Lora
 from tilehires.errors import ConfigError, ImageError
 from tilehires.geometry import Box, Size
 from tilehires.stages import seamless
 from tilehires.stages.controls import found
 from tilehires.stages.detail import At, DetailStage, detail_stage
-from tilehires.stages.extras import find_extras
+from tilehires.stages.extras import Extras, find_extras
 from tilehires.stages.redenoise import PassStage, pass_settings, vae_files
 from tilehires.stages.refining import refiner_of
 from tilehires.stages.route import Route, Step
@@ -77,6 +78,7 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
     config = config.for_family(checkpoint.family.name)
     settings = config.settings
     used: list[Checkpoint] = []
+    put: list[tuple[Lora, ...]] = []
     refined: list[tuple[Checkpoint, Checkpoint]] = []
     for step, values in passes_of(settings):
         used.append(checkpoint_of(values, checkpoint) if values.denoise > 0 else checkpoint)
@@ -84,8 +86,10 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
             refined.append((used[-1], refiner))
         samplers.check(values.sampler, values.scheduler, used[-1].family.name)
         found(values, used[-1])
+        extras = Extras()
         if values.denoise > 0:
-            find_extras(settings, step, values, used[-1].family.name, config.from_image)
+            extras = find_extras(settings, step, values, used[-1].family.name, config.from_image)
+        put.append(extras.loras)
         if values.vae is not None:
             vae_files(values.vae)
         upscalers.check(values.upscaler) if load_upscalers else upscalers.files(values.upscaler)
@@ -100,10 +104,11 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
     device = device_of(settings.run.device)
     dtype = _dtype(settings.model.dtype, device)
     passes = []
-    for (_, values), one in zip(passes_of(settings), used, strict=True):
+    for (_, values), one, loras in zip(passes_of(settings), used, put, strict=True):
         # A refiner that stays on the device is there in the other pass of the same checkpoint, too.
         beside = (refiner for own, refiner in refined if own == one)
-        passes.append((values, needs.Model(one, values.vae, dtype, tuple(dict.fromkeys(beside)))))
+        numbers = needs.lora_numbers([loras])
+        passes.append((values, needs.Model(one, values.vae, dtype, tuple(dict.fromkeys(beside)), numbers)))
     groups = [needs.of_run(settings, values, model) for values, model in passes]
     for stage in details:
         groups += needs.of_detail(stage, settings, dtype, passes, any_size=True)

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +159,18 @@ def family_of(header: Header) -> str | None:
     return next(
         (family for mark, family in (("sdxl", "sdxl"), ("sd_v1", "sd1"), ("sd_v2", "sd2")) if mark in said), None
     )
+
+
+def parameters(file: Path) -> tuple[int, int]:
+    """How many numbers a file puts on the text encoders and on the UNet, by its header. Raises MissingError."""
+    text = unet = 0
+    for name, shape in read_header(file).shapes.items():
+        if match := _SUFFIX.fullmatch(name):
+            if _place(match["stem"])[0] == UNET:
+                unet += prod(shape)
+            else:
+                text += prod(shape)
+    return text, unet
 
 
 def read(file: Path) -> dict[tuple[str, str], Delta]:
