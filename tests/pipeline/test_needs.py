@@ -159,8 +159,9 @@ def test_the_loras_of_flags_and_of_each_image_are_in_its_plan(tmp_path: Path, mo
         for found in discover(tmp_path / "in", tmp_path / "out", suffix=".png", follow_links=False).found:
             plans.append(setup.plan_for(prepare(found, setup.config, setup.checkpoint, HashMemory(None), decoder)))
     assert weights(plans[1]) - weights(plans[0]) == 4 * large
+    alone = config.with_layer({"hires": {"denoise": 0, "upscaler": "Lanczos"}, "tiled": {"denoise": 0}}, "test")
     detail = [
-        set_up(config.with_layer({"detail": {"passes": [{"detector": "face", "prompt": prompt}]}}, "test"))
+        set_up(alone.with_layer({"detail": {"passes": [{"detector": "face", "prompt": prompt}]}}, "test"))
         for prompt in ("a face", "a face <lora:large:1>")
     ]
     assert weights(detail[1].plan) - weights(detail[0].plan) == 4 * large, "a region's LoRAs too"
