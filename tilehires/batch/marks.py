@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import unquote_to_bytes
 
+from tilehires.batch.workspace import Workspace
 from tilehires.config import Config
 from tilehires.config.layers import Rank
 from tilehires.errors import ConfigError
@@ -108,6 +109,18 @@ class Marks:
                 self._kept[mark.id] = replace(before, verdict=mark.verdict, sha256=now, due=False)
         self._write()
         return notes
+
+    def review(self, marks: Sequence[Mark], workspace: Workspace, config: Config, note: Callable[[str], None]) -> None:
+        """Take over a reviewer's marks, if there are any. What was discarded moves aside; nothing is deleted."""
+        if not marks:
+            return
+        known = {mark.id: workspace.record(mark.id) for mark in marks}
+        records = {name: record for name, record in known.items() if record}
+        for said in self.apply(marks, records, config):
+            note(said)
+        for name in self.discarded & records.keys():
+            if output := records[name].output:
+                workspace.set_aside(output.path)
 
     @property
     def due(self) -> frozenset[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -42,15 +43,18 @@ def versions() -> dict[str, str]:
 
 
 def report_of(
-    summary: Summary, output: Path, inputs: Path, *, run: Mapping[str, Any], setup: Setup, decoder: Decoder
+    summary: Summary, output: Path, inputs: Path, *, started: float, command: str, setup: Setup, decoder: Decoder
 ) -> Path:
-    """Write output/report/report.json and its page; returns the page's path."""
+    """Write output/report/report.json and its page; returns the page's path. `started`: seconds since 1970."""
     folder = output / "report"
     folder.mkdir(parents=True, exist_ok=True)
     body = {
         "version": SCHEMA_VERSION,
         "run": {
-            **run,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": command,
+            "plan": setup.described_plan(),
             "versions": versions(),
             "device": str(setup.device),
             "input_folder": relative(inputs, folder),

@@ -29,6 +29,7 @@ from tilehires.stages.regions import output_regions
 
 DECODE_VERSION = 1  # raised when the same file is decoded to other pixels
 WRITE_VERSION = 1
+_UNTOLD = {"run": {"on_finish", "on_finish_seconds"}}
 NAMING = (
     *("generate.prompt", "generate.negative_prompt", "model.loras", "model.lora_folder", "model.embedding_folder"),
     *(f"{step}.{key}" for step in ("hires", "tiled") for key in ("prompt", "prompt_add", "negative_prompt", "loras")),
@@ -189,10 +190,10 @@ def _read(job: Job, context: Context) -> Picture:
 
 
 def described(job: Job) -> dict[str, Any]:
-    """The image's settings with their origins, as in report.json."""
+    """The image's settings with their origins, as in report.json; not whom to tell, which may be a secret address."""
     return {
         f"{section}.{key}": {"value": value, "origin": job.config.origins[f"{section}.{key}"]}
-        for section, values in job.config.settings.model_dump(mode="json").items()
+        for section, values in job.config.settings.model_dump(mode="json", exclude=_UNTOLD).items()
         for key, value in values.items()
     }
 

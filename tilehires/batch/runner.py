@@ -18,6 +18,7 @@ from tilehires.batch.copies import keep_copy
 from tilehires.batch.determinism import deterministic_algorithms
 from tilehires.batch.discover import Discovery, Found, discover
 from tilehires.batch.fence import fenced
+from tilehires.batch.finish import Finish
 from tilehires.batch.finished import Finished, run_key
 from tilehires.batch.job import decoder_of
 from tilehires.batch.log import RunLog
@@ -116,13 +117,17 @@ def _all(
     marks = read_marks(options.redo) if options.redo else ()
     workspace = Workspace(output)
     deterministic = deterministic_algorithms(setup.config.settings.run.deterministic)
-    with writing(output / "report"), workspace.locked(), deterministic:
-        log = RunLog(workspace.logs)
-        try:
-            with decoder_of(setup.config) as decoder:
-                return _Run(setup, found, workspace, options, progress, log, marks, decoder, watch).all()
-        finally:
-            log.close()
+    finish = Finish(setup.config.settings.run, output, progress.note)
+    with (
+        finish.told(),
+        writing(output / "report"),
+        workspace.locked(),
+        deterministic,
+        contextlib.closing(RunLog(workspace.logs)) as log,
+        decoder_of(setup.config) as decoder,
+    ):
+        summary = _Run(setup, found, workspace, options, progress, log, marks, decoder, watch, finish).all()
+    return replace(summary, warnings=finish.warnings)
 
 
 class _Run:
@@ -139,14 +144,15 @@ class _Run:
         marks: Sequence[Mark],
         decoder: Decoder,
         watch: Watch | None,
+        finish: Finish,
     ) -> None:
         self.config = setup.config
         self.setup, self.found, self.workspace, self.options = setup, found, workspace, options
-        self.progress, self.log, self.watch = progress, log, watch
+        self.progress, self.log, self.watch, self.finish = progress, log, watch, finish
         self.started = time.time()
         self.records: dict[str, Record] = {}
         self.marks = Marks(workspace.marks)
-        self._review(marks)
+        self.marks.review(marks, workspace, self.config, progress.note)
         self.context = context_of(setup, workspace, decoder, progress, force=forced(options.force), ask=self._ask)
         self.maker = Maker(setup, self.context)
         self.action = self.config.settings.check.action
@@ -174,7 +180,8 @@ class _Run:
                 self._batch(todo)
         except (KeyboardInterrupt, Interrupted):
             interrupted = True
-        except RunError:
+        except RunError as error:
+            self.finish.error = error
             # Why the run stopped says more than that, for the same reason, its report can't be written.
             with contextlib.suppress(RunError):
                 self._close(interrupted)
@@ -260,18 +267,6 @@ class _Run:
                 self._end(image, self._fenced(image, partial(self._taken, image, made)), done.seconds)
             case ErrorRecord() as error:
                 self._end(image, error, done.seconds)
-
-    def _review(self, marks: Sequence[Mark]) -> None:
-        """Take over a reviewer's marks. What was discarded moves aside; nothing is deleted."""
-        if not marks:
-            return
-        known = {mark.id: self.workspace.record(mark.id) for mark in marks}
-        records = {name: record for name, record in known.items() if record}
-        for note in self.marks.apply(marks, records, self.config):
-            self.progress.note(note)
-        for name in self.marks.discarded & records.keys():
-            if output := records[name].output:
-                self.workspace.set_aside(output.path)
 
     def _standing(self, image: Found) -> Record | None:
         """The record of an image that this run leaves alone."""
@@ -364,12 +359,13 @@ class _Run:
 
     def _close(self, interrupted: bool) -> Summary:
         """The report and the summary of what was done until now."""
+        self.finish.summary = self._summary(interrupted)
         summary = self._report(interrupted)
+        self.finish.write()
         self.log.event("end", **summary.counts(), left=summary.left, interrupted=interrupted)
         return summary
 
-    def _report(self, interrupted: bool) -> Summary:
-        began = time.monotonic()
+    def _summary(self, interrupted: bool) -> Summary:
         skipped = [
             Record(file.id, FileRecord(file.id, (0, 0), ""), None, "skipped", notes=(file.reason,))
             for file in self.found.skipped
@@ -377,21 +373,20 @@ class _Run:
         # In the order of the ids also where workers finished in another.
         order = {image.id: number for number, image in enumerate(self.found.found)}
         made = sorted(self.records.values(), key=lambda record: order.get(record.id, len(order)))
-        records, left = (*made, *skipped), self._left()
-        summary = Summary(records, left, interrupted, self.config.settings.run.strict)
+        return Summary((*made, *skipped), self._left(), interrupted, self.config.settings.run.strict)
+
+    def _report(self, interrupted: bool) -> Summary:
+        began = time.monotonic()
+        summary = self._summary(interrupted)
         page = report_of(
             summary,
             self.workspace.output,
             self.found.root,
-            run={
-                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
-                "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "command": self.options.command or shlex.join(sys.argv),
-                "plan": self.setup.described_plan(),
-            },
+            started=self.started,
+            command=self.options.command or shlex.join(sys.argv),
             setup=self.setup,
             decoder=self.context.decoder,
         )
         self.reported, self.unreported = time.monotonic(), False
         self.report_took = self.reported - began
-        return Summary(records, left, interrupted, self.config.settings.run.strict, str(page))
+        return replace(summary, report=str(page))

@@ -17,6 +17,7 @@ class Summary:
     interrupted: bool = False
     strict: bool = False
     report: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def done(self) -> int:
@@ -74,6 +75,7 @@ class Summary:
             for finding in record.findings:
                 if finding.flags:
                     lines.append(f"flagged  {record.id}: {finding.check}: {finding.message}")
+        lines += [f"warning  {text}" for text in self.warnings]
         if self.report:
             lines.append(f"Report: {self.report}")
         if self.interrupted:

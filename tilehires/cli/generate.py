@@ -59,7 +59,7 @@ def generate(
     with cluster_of(ctx, cluster, workers) as hands, progress_for(quiet=quiet, verbose=verbose) as progress:
         options = runner.RunOptions(force=force, cluster=hands)
         summary = runner.generate(config, prompts, output, root=file, options=options, progress=progress)
-    if summary.exit_code or not quiet:
+    if summary.exit_code or summary.warnings or not quiet:
         for line in summary.lines():
             click.echo(line, err=quiet)
     return summary.exit_code

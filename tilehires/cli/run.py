@@ -106,7 +106,7 @@ def run(
     with cluster_of(ctx, cluster, workers) as hands, progress_for(quiet=quiet, verbose=verbose) as progress:
         options = runner.RunOptions(force=force, redo=redo, until=until, watch=watch, cluster=hands)
         summary = runner.run(config, input, output, options=options, progress=progress)
-    if summary.exit_code or not quiet:
+    if summary.exit_code or summary.warnings or not quiet:
         for line in summary.lines():
             click.echo(line, err=quiet)
     return summary.exit_code

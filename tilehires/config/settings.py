@@ -15,6 +15,7 @@ from tilehires.config.control import ControlNetUse, Fractions, Names, Scales, us
 from tilehires.config.detail import DetailSettings
 from tilehires.config.generate import GenerateSettings, Guidance, Seed
 from tilehires.config.model import ModelSettings
+from tilehires.config.on_finish import OnFinish
 from tilehires.config.section import Section
 
 Denoise = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -216,6 +217,16 @@ class RunSettings(Section):
     limit: int = Field(0, ge=0, description="Do only the first N images; 0: all.")
     image_time_limit: float = Field(
         0, ge=0, le=1e7, description="Give an image up after that many seconds and go on with the next; 0: never."
+    )
+    on_finish: OnFinish = Field(
+        "",
+        description=(
+            "At the end of the run, however it ended, start this program, its words as a list or in one text (no shell), "
+            "with the summary as JSON on its standard input; an http:// or https:// address gets it as a POST. Empty: nothing."
+        ),
+    )
+    on_finish_seconds: float = Field(
+        60, gt=0, le=86400, description="How long that may take; then it is ended. It never changes the exit code."
     )
     watch_settle: float = Field(
         2.0,

@@ -131,7 +131,7 @@ def _config(path: Path, table: _CaseTable) -> Config:
             config = config.with_layer(given, f"case {table.name}")
         # The comparison needs pixels as they were made.
         settings = config.with_layer({"generate": {"seed": table.seed}}, f"case {table.name}")
-        only = {"run": {"format": "png", "strict": False}}
+        only = {"run": {"format": "png", "strict": False, "on_finish": ""}}
         if table.prompt is not None:
             only |= {"generate": {"count": 1}}
             only["run"] |= {"generate": True}
