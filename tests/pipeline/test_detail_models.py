@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from tests import loras, tiny, tiny_controlnets
+from tests import loras, tiny, tiny_controlnets, tiny_upscalers
 from tests.batches import Workplace, workplace
-from tests.finders import FACE, PLAIN, face, finding, paint, passes, pixels, regions
-from tilehires.batch import maker
+from tests.finders import FACE, PLAIN, face, finding, paint, passes, pixels
+from tilehires.config import Config
 from tilehires.detectors import Detection
 from tilehires.diffusion import sampling
 from tilehires.diffusion.bay import Bay
 from tilehires.diffusion.checkpoints import inspect
 from tilehires.errors import ExitCode, MissingError
+from tilehires.geometry import Size
+from tilehires.memory import OFFLOADS, Offload, Plan
+from tilehires.progress import Silent
+from tilehires.stages import Source, StageResult, Tools
+from tilehires.stages.order import stages_of
+from tilehires.stages.route import route
+from tilehires.upscalers import restore
 
 BITS = ("--set", "run.bits=16", "--set", "generate.cfg=1")
 OUTSIDE = np.ones((160, 192), bool)
@@ -39,6 +45,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "net": tiny_controlnets.write(net, folder / "net.safetensors", "original"),
         "foreign": tiny_controlnets.write(foreign, folder / "foreign.safetensors", "diffusers"),
         "loras": folder,
+        "faces": tiny_upscalers.restoreformer(folder / "faces.safetensors"),
     }
 
 
@@ -149,35 +156,66 @@ def test_a_region_has_the_loras_of_its_own_prompt(
     assert "none" in ended.err
 
 
-def test_a_detector_and_a_diffusion_model_are_never_on_the_device_together(
-    place: Workplace, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+class Watched(Bay):
+    """Notes which models are on the device, as if there were one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.there: set[str] = set()
+
+    def _move(self, modules: Iterable[torch.nn.Module], device: torch.device) -> None:
+        for module in modules:
+            (self.there.add if device is self.device else self.there.discard)(type(module).__name__)
+
+    def upscaler(self, path: Path) -> Any:
+        self.there.add("upscaler")
+        return super().upscaler(path)
+
+    def _put_upscaler_away(self) -> None:
+        self.there.discard("upscaler")
+
+    @property
+    def streaming(self) -> bool:
+        assert self._diffusion is not None
+        return hasattr(self._diffusion[1].unet, "_hf_hook")
+
+
+@pytest.mark.parametrize("offload", OFFLOADS)
+def test_a_detector_and_another_model_are_never_on_the_device_together(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, offload: Offload
 ) -> None:
-    """As a bay would move them whose device isn't the CPU, and which leaves models there after their work."""
-    there: set[str] = set()
-    most: list[set[str]] = []
-
-    class Resident(Bay):
-        @contextlib.contextmanager
-        def on_device(self, *modules: torch.nn.Module) -> Iterator[None]:
-            there.update(type(module).__name__ for module in modules)
-            assert "detector" not in there
-            yield
-
-        def clear_device(self) -> None:
-            there.clear()
+    """Also after a pass with an upscaler that left its models there, and between two detail passes."""
+    (tmp_path / "face.pt").write_bytes(b"stands for weights")
+    bay, met, after = Watched(), [], set()
 
     def look(pixels: np.ndarray) -> list[Detection]:
-        there.add("detector")
-        most.append(set(there))
+        met.append((set(bay.there), bay.streaming))
         return [face(30, 20, 54, 44)]
 
     finding(monkeypatch, where=look)
-    monkeypatch.setattr(maker, "Bay", Resident)
-    weights = place.root / "face.pt"
-    weights.write_bytes(b"stands for weights")
-    table = FACE.replace("'face'", f"'{weights}'") + "}"
-    ended = place.run(*PLAIN, *BITS, "--checkpoint", models["plain"], *passes(table, table))
-    assert ended.code == 0, ended.err
-    assert [region["fate"] for region in regions(place)] == ["repaired"] * 2
-    assert most == [{"detector"}] * len(most), "the first pass's models had to leave before the second detector came"
-    assert "UNet2DConditionModel" in there
+    monkeypatch.setattr(restore, "SIDE", 64)
+    one = {
+        "detector": str(tmp_path / "face.pt"),
+        "width": 64,
+        "height": 64,
+        "padding": 4,
+        "steps": 1,
+        "controlnet": str(models["net"]),
+    }
+    layer = {
+        "generate": {"steps": 1, "cfg": 1},
+        "hires": {"denoise": 0.3, "upscaler": "builtin"},
+        "detail": {"passes": [one | {"restore_face": str(models["faces"])}, one]},
+    }
+    settings = Config.load("default").with_layer(layer, "test").settings
+    way = route(Size(64, 48), settings.hires, max_pixels=10**9)
+    image = StageResult(np.random.default_rng(3).random((48, 64, 3), np.float32))
+    source, plan = Source(image.pixels), Plan(1, offload, (), 0)
+    for stage in stages_of(settings, way, 7, inspect(str(models["plain"])))[:2]:
+        bay.offload = offload
+        image = stage.run(image, source, Tools(bay, plan, Silent()))
+        after |= bay.there
+    assert [region["fate"] for region in image.facts["regions"]] == ["repaired"] * 2
+    assert met == [(set(), False)] * 2, "the models before it had to leave"
+    assert ("UNet2DConditionModel" in after) == (offload == "resident"), "else nothing would have had to leave"
+    assert not after & {"RestoreFormer", "ControlNetModel"}, "these leave when a pass is done"

@@ -11,12 +11,14 @@ import torch
 from tilehires import upscalers
 from tilehires.batch.job import Job
 from tilehires.config.settings import SamplingPass, Settings
+from tilehires.detectors import DetectorFile
 from tilehires.diffusion import controlnets, lora
 from tilehires.diffusion.anatomy import VaeAnatomy, anatomy
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.diffusion.lora import Lora
 from tilehires.geometry import Size
 from tilehires.memory import Demand, Part
+from tilehires.stages.check import CheckStage
 from tilehires.stages.controls import found
 from tilehires.stages.cutting import tile_range
 from tilehires.stages.detail import DetailStage
@@ -91,6 +93,7 @@ def of_job(job: Job, dtype: torch.dtype) -> list[list[Part]]:
             for model, own in stages.items()
         ),
         *(parts for stage in details for parts in of_detail(stage, settings, dtype, passes)),
+        *(parts for stage in job.stages if isinstance(stage, CheckStage) for parts in of_check(stage.detector)),
     ]
 
 
@@ -141,6 +144,11 @@ def _of_detail_pass(
         parts.append(_restorer(means.restorer))
     same = [(values, other) for values, other in passes if replace(other, refiners=(), loras=model.loras) == model]
     return parts + [part for values, other in same for part in _at_rest(values, other, settings)]
+
+
+def of_check(detector: DetectorFile | None) -> list[list[Part]]:
+    """What the detector demands that looks for duplicated subjects."""
+    return [[_detector(file)] for file in detector.files if detector.on_device] if detector else []
 
 
 def _detector(path: Path) -> Part:

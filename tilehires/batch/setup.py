@@ -22,6 +22,7 @@ from tilehires.stages import seamless
 from tilehires.stages.controls import found
 from tilehires.stages.detail import At, DetailStage, detail_stage
 from tilehires.stages.extras import Extras, find_extras
+from tilehires.stages.looking import check_detector
 from tilehires.stages.redenoise import PassStage, pass_settings, vae_files
 from tilehires.stages.refining import refiner_of
 from tilehires.stages.route import Route, Step
@@ -99,6 +100,9 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
         find_extras(settings, "generate", first, checkpoint.family.name, config.from_image)
     details = _detail_stages(config, checkpoint)
     checks.require(settings.check.only)
+    checking = check_detector(settings)
+    if checking and settings.check.duplicates_detector:
+        detectors.check(checking[0])
     seamless.check_settings(settings)
     _check_grid(settings, used[-1])
     device = device_of(settings.run.device)
@@ -112,6 +116,7 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
     groups = [needs.of_run(settings, values, model) for values, model in passes]
     for stage in details:
         groups += needs.of_detail(stage, settings, dtype, passes, any_size=True)
+    groups += needs.of_check(checking[0] if checking else None)
     # What one of the models can't take is too much for the run.
     plan = memory.plan_all(
         groups,

@@ -24,12 +24,14 @@ def duplicates(
     `detections`: boxes of one kind found in the output and in the input, both in output pixels.
     """
     if detections is None:
-        return [abstained("duplicates", 0, "nothing was detected in either image")]
+        return [abstained("duplicates", 0, "no detector looked at the images")]
     after, before = detections
+    if not after and not before:
+        return [abstained("duplicates", 0, "nothing was detected in either image")]
     new = [box for box in after if all(overlap(box, known) < SAME for known in before)]
     if not new:
         return [Finding("duplicates", "info", 0, 0, None, "Every detection in the output is in the input.")]
-    message = f"{len(new)} of {len(after)} detections in the output are not in the input."
+    message = f"{len(new)} of {len(after)} detections in the output are not in the input, which has {len(before)}."
     return [Finding("duplicates", "warning", len(new), 0, box, message) for box in new]
 
 

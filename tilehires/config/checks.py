@@ -40,6 +40,14 @@ class CheckSettings(Section):
         98.0, gt=0, lt=100, description="The score above which an image is flagged, as `tilehires calibrate` writes it."
     )
 
+    duplicates_detector: str | None = Field(
+        None,
+        description=(
+            "The detector of the check on duplicated subjects, as in [[detail]]. Not set: that of the first detail pass; "
+            'without any, and for "", the check abstains.'
+        ),
+    )
+
     @model_validator(mode="after")
     def _rising(self) -> Self:
         for name, table in self.percentiles.items():

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from tilehires.checks import Finding, check, names
 from tilehires.checks.calibration import Calibration
-from tilehires.checks.finding import relimited
+from tilehires.checks.duplicates import duplicates
+from tilehires.checks.finding import abstained, relimited
+from tilehires.detectors import DetectorFile
 from tilehires.geometry import Box, Size
-from tilehires.stages import Source, StageResult, Tools
+from tilehires.stages import Less, Source, StageResult, Tools
+from tilehires.stages.looking import DetectorFailedError, looked_for
+from tilehires.stages.regions import placed
 
 
 class CheckSettings(BaseModel):
     """`only`: the checks to run, empty for all. `frame`: what of the source the output shows, `cropped` if not all of it.
 
     `target`: the size asked for. `passes`: the names of the tiled passes and the sizes they made; `crop`: the part of the
-    last one's that left it. `limits`, `percentiles`, `score_limit`: as the settings of the same names.
+    last one's that left it. `limits`, `percentiles`, `score_limit`: as the settings of the same names. `weights`, `classes`,
+    `confidence`: the detector's that looks for duplicated subjects.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -31,6 +37,9 @@ class CheckSettings(BaseModel):
     score_limit: float = 98.0
     passes: tuple[tuple[str, Size], ...] = ()
     crop: Box | None = None
+    weights: str = ""
+    classes: tuple[str, ...] = ()
+    confidence: float = 0.0
 
 
 class CheckStage:
@@ -38,11 +47,21 @@ class CheckStage:
 
     name = "check"
     version = 4
-    models: tuple[Path, ...] = ()
     makes_pixels = False
 
-    def __init__(self, settings: CheckSettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: CheckSettings, detector: DetectorFile | None = None, *, on_cpu: bool = False) -> None:
+        """`on_cpu`: the detector isn't brought to the device."""
+        self.settings, self.detector, self._on_cpu = settings, detector, on_cpu
+
+    @property
+    def models(self) -> tuple[Path, ...]:
+        return self.detector.files if self.detector else ()
+
+    def smaller(self, part: str) -> Less | None:
+        """See `Shrinking`: the detector works on the CPU."""
+        if part != "detector" or self._on_cpu:
+            return None
+        return Less(CheckStage(self.settings, self.detector, on_cpu=True), "detector on the CPU")
 
     def run(self, image: StageResult, source: Source, tools: Tools) -> StageResult:
         tools.progress.begin("check", 1)
@@ -53,6 +72,9 @@ class CheckStage:
             # A crop shows parts of source pixels, so the aspects differ a little; the exact size is compared below anyway.
             only = tuple(name for name in only if name != "size")
         findings = check(image.pixels, before, self._tiles(source), only=only) if only else []
+        if self.detector and "duplicates" in only:
+            twice = self._duplicates(image.pixels, before, self.detector, tools)
+            findings = [one for found in findings for one in (twice if found.check == "duplicates" else [found])]
         known = Calibration.of_tables(self.settings.percentiles, self.settings.score_limit)
         limits = known.limits() | self.settings.limits
         findings = [relimited(finding, limits) for finding in findings]
@@ -63,6 +85,18 @@ class CheckStage:
         tools.progress.advance()
         score = known.score(findings)
         return StageResult(image.pixels, {} if score is None else {"score": score}, tuple(findings))
+
+    def _duplicates(self, output: np.ndarray, input: np.ndarray, detector: DetectorFile, tools: Tools) -> list[Finding]:
+        """The check with what the detector finds. Of the input what is half as sure counts too: it was there before."""
+        least = self.settings.confidence
+        try:
+            after, before = looked_for(detector, [(output, least), (input, least / 2)], tools.bay, on_cpu=self._on_cpu)
+        except DetectorFailedError as error:
+            return [abstained("duplicates", 0, str(error))]
+        height, width = output.shape[:2]
+        factor = (width / input.shape[1], height / input.shape[0])
+        boxes = [placed(one.box, factor, (0, 0)) for one in before]
+        return duplicates(output, input, detections=([one.box for one in after], boxes))
 
     def _tiles(self, source: Source) -> list[Box]:
         """The tiles of every pass in output pixels: a seam of the first one is a seam of the last one's picture."""

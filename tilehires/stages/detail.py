@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict
 
 from tilehires import detectors, memory
@@ -18,14 +17,14 @@ from tilehires.config.settings import SamplingPass, Settings, hires_pass
 from tilehires.detectors import Detection, DetectorFile
 from tilehires.diffusion import prompts, sampling
 from tilehires.diffusion.checkpoints import Checkpoint
-from tilehires.errors import ConfigError, TilehiresError
+from tilehires.errors import ConfigError
 from tilehires.geometry import Size
 from tilehires.memory import VaeMode
 from tilehires.stages import Less, Source, StageResult, Tools
 from tilehires.stages.crops import MULTIPLE, crop_of, mask_in
 from tilehires.stages.cutting import tile_range
 from tilehires.stages.extras import fitted
-from tilehires.stages.looking import looked_for
+from tilehires.stages.looking import DetectorFailedError, looked_for
 from tilehires.stages.means import Means, means_of
 from tilehires.stages.pieces import NO_LIMIT, Pieces, pieces, usual
 from tilehires.stages.regions import REPAIRED, Region, chosen, denoise_of, moved
@@ -37,8 +36,6 @@ At = Literal["hires", "final"]
 MOST = 100  # regions repaired in one pass: a crowd's faces would take the night
 FAILED = "failed: not finite"
 LEAST = 512  # px; the built-in model was trained on crops of 128 for speed, and works at any size
-# What broken weights and pictures make detectors raise; memory errors are the ladder's.
-_BROKEN = (TilehiresError, ValueError, TypeError, RuntimeError, OSError, ArithmeticError, LookupError, AttributeError)
 
 
 class DetailSlice(BaseModel):
@@ -175,13 +172,8 @@ class DetailStage:
             current = pixels if changed is None else changed
             try:
                 found = self._detect(number, one, current, source, tools)
-            except torch.OutOfMemoryError:
-                raise
-            except _BROKEN as error:
-                if isinstance(error, RuntimeError) and "memory" in str(error).lower():
-                    raise  # an allocator that isn't CUDA's
-                said = str(error).strip().splitlines() or [type(error).__name__]
-                message = f"The detector {one.detector} failed, and nothing was looked for with it: {said[0][:200]}"
+            except DetectorFailedError as error:
+                message = f"{error} Nothing was looked for with it."
                 findings.append(Finding("detail", "warning", 1, 0, None, message))
                 continue
             open_ = chosen(found, one, self.settings.size)
@@ -207,7 +199,7 @@ class DetailStage:
         s = self.settings
         on_input = one.detect_on == "input"
         picture = source.pixels if on_input else current
-        found = looked_for(found_file, picture, one.confidence / 2, tools.bay, on_cpu=self._on_cpu)
+        [found] = looked_for(found_file, [(picture, one.confidence / 2)], tools.bay, on_cpu=self._on_cpu)
         tools.progress.advance()
         if not on_input:
             return found

@@ -12,6 +12,7 @@ from tilehires.stages.check import CheckSettings, CheckStage
 from tilehires.stages.detail import At, detail_stage
 from tilehires.stages.extras import Extras, find_extras
 from tilehires.stages.generate import GenerateStage, first_pass_settings, first_size
+from tilehires.stages.looking import check_detector
 from tilehires.stages.redenoise import PassStage, pass_settings
 from tilehires.stages.refining import refiner_of
 from tilehires.stages.route import Route
@@ -53,6 +54,8 @@ def stages_of(
             stages += _detail(settings, route, seed, checkpoint, "hires", from_image)
     stages += _detail(settings, route, seed, checkpoint, "final", from_image)
     if settings.check.enabled:
+        looking = check_detector(settings)
+        found, confidence = looking or (None, 0.0)
         checked = CheckSettings(
             only=settings.check.only,
             limits=settings.check.limits,
@@ -63,8 +66,11 @@ def stages_of(
             cropped=route.cropped,
             passes=tuple((step.name, step.size) for step in route.steps),
             crop=route.steps[-1].crop,
+            weights=found.weights if found and not found.files else "",
+            classes=found.classes if found else (),
+            confidence=confidence,
         )
-        stages.append(CheckStage(checked))
+        stages.append(CheckStage(checked, found))
     return tuple(stages)
 
 
