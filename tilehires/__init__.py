@@ -6,12 +6,35 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-__all__ = ["Config", "__version__", "generate", "run"]
+__all__ = [
+    "BeforeSampling",
+    "BeforeSecondPass",
+    "Callbacks",
+    "Config",
+    "Hook",
+    "SamplingChange",
+    "SecondPassChange",
+    "__version__",
+    "generate",
+    "run",
+]
 __version__ = "0.1.0"
 
-_HOMES = {"Config": "tilehires.config", "generate": "tilehires.batch.runner", "run": "tilehires.batch.runner"}
+_CALLBACKS = ("BeforeSampling", "BeforeSecondPass", "Callbacks", "Hook", "SamplingChange", "SecondPassChange")
+_HOMES = {
+    "Config": "tilehires.config",
+    "generate": "tilehires.batch.runner",
+    "run": "tilehires.batch.runner",
+    **dict.fromkeys(_CALLBACKS, "tilehires.callbacks"),
+}
 
+BeforeSampling: Any
+BeforeSecondPass: Any
+Callbacks: Any
 Config: Any
+Hook: Any
+SamplingChange: Any
+SecondPassChange: Any
 generate: Callable[..., Any]
 run: Callable[..., Any]
 

@@ -19,6 +19,7 @@ LAYERS = (
     ("report",),
     ("records",),
     ("stages",),
+    ("callbacks",),
     ("diffusion",),
     ("upscalers", "detectors", "checks", "metadata"),
     ("tiling",),
@@ -28,7 +29,7 @@ LAYERS = (
     ("geometry", "errors", "progress", "files", "scratch"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-TORCH_FREE = ("cli", "config", "errors", "geometry", "progress", "records", "tiling/grid")
+TORCH_FREE = ("callbacks", "cli", "config", "errors", "geometry", "progress", "records", "tiling/grid")
 
 
 def modules() -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from uuid import uuid4
 
 from tilehires.batch.attempts import milder
 from tilehires.batch.discover import Found
@@ -14,6 +15,7 @@ from tilehires.batch.setup import Setup
 from tilehires.batch.space import in_words, space_of
 from tilehires.batch.store import Store
 from tilehires.batch.workspace import Workspace
+from tilehires.callbacks import NO_CALLBACKS, Callbacks
 from tilehires.config import Config
 from tilehires.diffusion.bay import Bay
 from tilehires.errors import DiskFullError
@@ -75,7 +77,9 @@ class Maker:
     def _context_of(self, job: Job) -> Context:
         plan = self._setup.plan_for(job)
         environment = {**self.context.environment, "tile_batch": plan.tile_batch, "region_batch": plan.region_batch}
-        return replace(self.context, tools=replace(self.context.tools, plan=plan), environment=environment)
+        return replace(
+            self.context, tools=replace(self.context.tools, plan=plan, image=job.id), environment=environment
+        )
 
 
 def context_of(
@@ -86,6 +90,7 @@ def context_of(
     *,
     force: frozenset[str] = frozenset(),
     ask: Callable[[], None] = lambda: None,
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> Context:
     """What all images of a run share in one process. `force`: stages to redo; `ask`: called before each stage."""
     scratch = Scratch(workspace.staging)
@@ -93,10 +98,11 @@ def context_of(
     return Context(
         workspace=workspace,
         store=Store(workspace.cache, limit, scratch),
-        tools=Tools(Bay(setup.device, setup.dtype), setup.plan, progress, scratch),
+        tools=Tools(Bay(setup.device, setup.dtype), setup.plan, progress, scratch, callbacks=callbacks),
         environment=environment_of(setup),
         force=force,
         models={one.reference: workspace.hashes.sha256(one.unet_file) for one in setup.checkpoints},
         decoder=decoder,
         ask=ask,
+        run=uuid4().hex,
     )

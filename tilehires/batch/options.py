@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tilehires.callbacks import Callbacks
 from tilehires.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,6 +32,27 @@ class RunOptions:
     command: str = ""
     cluster: Cluster | None = None
     watch: bool = False
+    callbacks: Callbacks = Callbacks()
+    """The caller's own functions. They may change images: their keys are in the fingerprints."""
+
+    def check_watch(self, source: Path) -> None:
+        """Raise ConfigError where `watch` can't go with the rest."""
+        if self.watch and (source.is_file() or self.redo or self.cluster):
+            raise ConfigError(
+                "--watch takes a folder, and neither --redo nor --cluster.",
+                hint="Name a folder; apply marks first, in a run of their own.",
+            )
+
+    def with_callbacks(self, callbacks: Callbacks | None) -> RunOptions:
+        """The same with those. Raises ConfigError where they can't be called."""
+        if callbacks is None:
+            return self
+        if self.cluster and callbacks != Callbacks():
+            raise ConfigError(
+                "Callbacks are called in the run's own process, not in a cluster's workers.",
+                hint="Run without the cluster, or without callbacks.",
+            )
+        return replace(self, callbacks=callbacks)
 
 
 def forced(names: Sequence[str]) -> frozenset[str]:

@@ -25,6 +25,7 @@ from tilehires.memory import Plan
 from tilehires.records import FileRecord, Record, StageRecord
 from tilehires.stages import Source, StageResult, Tools
 from tilehires.stages.alpha import resized_alpha
+from tilehires.stages.order import hook_keys
 from tilehires.stages.regions import output_regions
 
 DECODE_VERSION = 1  # raised when the same file is decoded to other pixels
@@ -54,6 +55,8 @@ class Context:
     decoder: Decoder
     ask: Callable[[], None] = lambda: None
     """Called before each stage; raises Interrupted when the run is to end there."""
+    run: str = ""
+    """An id that no other run has, where a callback without a key makes its results this run's alone."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ def _way(job: Job, context: Context) -> Way:
     # All of a prompt is in the settings of its first stage.
     keys, parent = [], "prompt" if job.found.prompt else f"{job.sha256}/{DECODE_VERSION}"
     for stage in job.stages:
-        parent = fingerprint(stage, parent, hashes, known)
+        hooks = hook_keys(stage, context.tools.callbacks, job.id, context.run)
+        parent = fingerprint(stage, parent, hashes, known, hooks)
         keys.append(parent)
     forced = next((i for i, s in enumerate(job.stages) if s.name in context.force), len(keys))
     return Way(job, context, tuple(keys), _write_key(job, keys[-1]), forced)

@@ -32,8 +32,9 @@ from tilehires.batch.setup import Setup, set_up
 from tilehires.batch.summary import Summary
 from tilehires.batch.watch import Watch
 from tilehires.batch.workspace import Workspace
+from tilehires.callbacks import Callbacks
 from tilehires.config import Config
-from tilehires.errors import ConfigError, Interrupted, RunError
+from tilehires.errors import Interrupted, RunError
 from tilehires.files import writing
 from tilehires.images import Decoder, suffix_of
 from tilehires.progress import BatchProgress, SilentBatch
@@ -56,19 +57,17 @@ def run(
     *,
     options: RunOptions | None = None,
     progress: BatchProgress | None = None,
+    callbacks: Callbacks | None = None,
 ) -> Summary:
     """Bring every image of `source` (a folder, or one file) to its finished file under `output`.
 
     An image that fails is recorded, and the next one is done. Raises RunError when the run can't begin or go on: nothing
     to do (2), a missing model (5), another run on the same output (6). Interrupted (Ctrl-C), it returns a summary of what
-    was done.
+    was done. `callbacks`: the caller's own functions, asked on the way (docs/python-api.md).
     """
-    settings, options, progress = config.settings.run, options or RunOptions(), progress or SilentBatch()
-    if options.watch and (source.is_file() or options.redo or options.cluster):
-        raise ConfigError(
-            "--watch takes a folder, and neither --redo nor --cluster.",
-            hint="Name a folder; apply marks first, in a run of their own.",
-        )
+    settings, progress = config.settings.run, progress or SilentBatch()
+    options = (options or RunOptions()).with_callbacks(callbacks)
+    options.check_watch(source)
     setup = options.cluster.set_up(config) if options.cluster else set_up(config)
 
     def look() -> Discovery:
@@ -95,12 +94,14 @@ def generate(
     root: Path | None = None,
     options: RunOptions | None = None,
     progress: BatchProgress | None = None,
+    callbacks: Callbacks | None = None,
 ) -> Summary:
     """Make a picture of every prompt, and bring it to its finished file under `output`, as `run` does with images.
 
-    `root`: the file the prompts were read from. Raises as `run`.
+    `root`: the file the prompts were read from. `callbacks`, and what is raised, as `run`.
     """
-    options, config = options or RunOptions(), config.with_layer({"run": {"generate": True}}, "generate")
+    config = config.with_layer({"run": {"generate": True}}, "generate")
+    options = (options or RunOptions()).with_callbacks(callbacks)
     setup = options.cluster.set_up(config) if options.cluster else set_up(config)
     found = jobs_of(prompts, setup.config, suffix_of(config.settings.run.format), root or Path.cwd())
     return _all(setup, found, output, options, progress or SilentBatch())
@@ -153,7 +154,9 @@ class _Run:
         self.records: dict[str, Record] = {}
         self.marks = Marks(workspace.marks)
         self.marks.review(marks, workspace, self.config, progress.note)
-        self.context = context_of(setup, workspace, decoder, progress, force=forced(options.force), ask=self._ask)
+        self.context = context_of(
+            setup, workspace, decoder, progress, force=forced(options.force), ask=self._ask, callbacks=options.callbacks
+        )
         self.maker = Maker(setup, self.context)
         self.action = self.config.settings.check.action
         self.finished = self._finished(setup)
@@ -166,6 +169,7 @@ class _Run:
         configs = [file for one in setup.checkpoints for file in one.configs]
         depends = (*configs, Path(model.lora_folder), Path(model.embedding_folder), detectors.FOLDER)
         key = run_key(setup.config.settings, setup.config.origins, self.context.environment, depends)
+        key += self.options.callbacks.identity(self.context.run)
         return Finished(self.workspace.finished, key, self.workspace.output, self.workspace.hashes)
 
     def all(self) -> Summary:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -40,10 +40,17 @@ class Entry:
     environment: Mapping[str, Any]
 
 
-def fingerprint(stage: Stage, parent: str, hashes: Mapping[str, str], environment: Mapping[str, Any] | None) -> str:
+def fingerprint(
+    stage: Stage,
+    parent: str,
+    hashes: Mapping[str, str],
+    environment: Mapping[str, Any] | None,
+    hooks: Sequence[Sequence[str]] = (),
+) -> str:
     """The identity of a stage's result, from everything that shapes it. `parent`: the stage's before it, or the input's hash.
 
-    `environment` is given only under --deterministic: upgrading torch must not redo a finished night.
+    `environment` is given only under --deterministic: upgrading torch must not redo a finished night. `hooks`: of the
+    callbacks that the stage asks (stages.order.hook_keys).
     """
     body = {
         "stage": stage.name,
@@ -52,6 +59,7 @@ def fingerprint(stage: Stage, parent: str, hashes: Mapping[str, str], environmen
         "settings": stage.settings.model_dump(mode="json"),
         "models": sorted(hashes[str(path)] for path in stage.models),
         "environment": environment,
+        **({"hooks": hooks} if hooks else {}),
     }
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 

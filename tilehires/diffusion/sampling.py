@@ -30,6 +30,10 @@ OnStep = Callable[[int, int, torch.Tensor], None]
 """(model calls done, model calls in all, the latents B×C×h×w, which it must not change)."""
 
 
+Before = Callable[[torch.Tensor, Conditioning], tuple[torch.Tensor, Conditioning | None]]
+"""(noised latents B×C×h×w, what the first step listens to) → the latents to begin with, and what all steps are to hear."""
+
+
 @dataclass(frozen=True, slots=True)
 class Steps:
     """Which part of a schedule runs: `total` steps are laid out, the first `start` of them left out."""
@@ -96,6 +100,7 @@ def sample(
     tile_conditioning: TileConditioning | None = None,
     place: Box | None = None,
     switch: Switch | None = None,
+    before: Before | None = None,
     on_step: OnStep | None = None,
     resume: StepFile | None = None,
     device: torch.device | str = "cpu",
@@ -114,12 +119,13 @@ def sample(
     `tile_conditioning` gives single tiles their own. Every conditioning of a pass has one batch, and all or none guide.
     `place`: where the latents lie, in cells, when they are one piece of a canvas of `size` (not with a `denoiser`).
     `inpaint`: repaint a part only. `controls`: ControlNets, on the device as well. `switch`: the model
-    that takes over, without the `controls` and the `tile_conditioning`, which are the first one's. `on_step` is told
+    that takes over, without the `controls` and the `tile_conditioning`, which are the first one's. `before` is asked once,
+    when all is ready. `on_step` is told
     after each model call. `resume`: go on from the state this very pass left there, and keep it there; the noise must be
     of (seed, step), as CanvasNoise's. Without it, and for samplers that can't (resume.HISTORY), a pass begins at its
     beginning. `progress` is begun under `name`, advanced once a model call, and may raise Interrupted.
     """
-    heard = conditioning if callable(conditioning) else lambda step: conditioning
+    heard = conditioning if callable(conditioning) else _always(conditioning)
     home = canvas_home(denoiser, device)
     factor, order = model.vae_factor, getattr(scheduler, "order", 1)
     shape = (heard(0).batch, latent_channels(model), size.height // factor, size.width // factor)
@@ -134,6 +140,9 @@ def sample(
         x = drawn * scheduler.init_noise_sigma
     else:
         x = scheduler.add_noise(latents.to(home, torch.float32), drawn, timesteps[:1].repeat(latents.shape[0]))
+    if before:
+        x, other = before(x, heard(0))
+        heard = heard if other is None else _always(other)
     beside = inpaint.channels.to(home) if inpaint and sees_mask(model) else None
     blended = inpaint if beside is None else None
     predict = Predictor(model, cfg, size, denoiser, time_ids, torch.device(device), beside, tile_conditioning, place)
@@ -177,6 +186,10 @@ def sample(
             if progress:
                 progress.advance()
     return Sample(x.float().cpu(), steps)
+
+
+def _always(conditioning: Conditioning) -> Callable[[int], Conditioning]:
+    return lambda step: conditioning
 
 
 def canvas_home(denoiser: TiledDenoiser | None, device: torch.device | str) -> torch.device:

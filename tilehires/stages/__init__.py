@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from pydantic import BaseModel
 
+from tilehires.callbacks import Callbacks
 from tilehires.checks.finding import Finding
 from tilehires.progress import Progress
 from tilehires.scratch import Scratch
@@ -41,6 +42,9 @@ class Tools:
     scratch: Scratch = Scratch()
     resume: StepFile | None = None
     """Where a pass of this stage keeps its state, and finds what a killed run left of it."""
+    callbacks: Callbacks = Callbacks()
+    image: str = ""
+    """The image's id, for the callbacks."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from tilehires.memory import VaeMode
 from tilehires.stages import Source, StageResult, Tools
 from tilehires.stages.cutting import cut, tile_range
 from tilehires.stages.extras import Extras, fitted
+from tilehires.stages.hooks import before_sampling
 from tilehires.stages.pixels import Passages, to_pixels
 from tilehires.stages.redenoise import CANVAS, vae_files
 from tilehires.tiling.circular import circular
@@ -142,6 +143,7 @@ class GenerateStage:
                 size=canvas,
                 denoiser=TiledDenoiser(grid, tools.plan.tile_batch),
                 time_ids=s.time_ids,
+                before=before_sampling(tools, self.name, "generate: sampling"),
                 resume=tools.resume,
                 device=tools.bay.device,
                 progress=tools.progress,

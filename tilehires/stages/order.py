@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from tilehires.callbacks import Callbacks
 from tilehires.config.settings import Settings, generate_pass, hires_pass, tiled_pass
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.stages import Stage, seamless
 from tilehires.stages.check import CheckSettings, CheckStage
-from tilehires.stages.detail import At, detail_stage
+from tilehires.stages.detail import At, DetailStage, detail_stage
 from tilehires.stages.extras import Extras, find_extras
 from tilehires.stages.generate import GenerateStage, first_pass_settings, first_size
 from tilehires.stages.looking import check_detector
@@ -72,6 +73,22 @@ def stages_of(
         )
         stages.append(CheckStage(checked, found))
     return tuple(stages)
+
+
+def hook_keys(stage: Stage, callbacks: Callbacks, image: str, run: str) -> tuple[tuple[str, str, str], ...]:
+    """What of the callbacks shapes a stage's result, for its fingerprint: each one's name, its key, and the image it is told of.
+
+    `run`: an id of this run alone, in place of a key that there isn't: then no cache has the result.
+    """
+    asking: list[tuple[str, str | None]] = []
+    samples = isinstance(stage, GenerateStage | DetailStage)
+    if isinstance(stage, PassStage) and stage.settings.values.denoise > 0:
+        samples = True
+        if hook := callbacks.before_second_pass:
+            asking.append(("before_second_pass", hook.key))
+    if samples and (hook := callbacks.before_sampling):
+        asking.append(("before_sampling", hook.key))
+    return tuple((name, run if key is None else f"key {key}", image) for name, key in asking)
 
 
 def _detail(

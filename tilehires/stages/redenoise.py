@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,7 +26,8 @@ from tilehires.progress import Counted, Silent
 from tilehires.stages import Less, Source, StageResult, Tools
 from tilehires.stages.controls import controls, found
 from tilehires.stages.cutting import cut, tile_range
-from tilehires.stages.extras import Extras, fitted
+from tilehires.stages.extras import Extras, Fitted, fitted
+from tilehires.stages.hooks import before_sampling, before_second_pass
 from tilehires.stages.latents import enlarged
 from tilehires.stages.pixels import Passages, to_latents, to_pixels
 from tilehires.stages.redraw import Layout, Painter, RedrawSettings, layout
@@ -101,6 +103,16 @@ def pass_settings(settings: Settings, step: Step, values: SamplingPass, checkpoi
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """What a second pass begins with: latents that were enlarged, or pixels at its size; and what it shows, for the lock and
+    the ControlNets."""
+
+    latents: torch.Tensor | None
+    upscaled: np.ndarray | None
+    shown: np.ndarray
+
+
 class PassStage:
     """One upscale with its second pass. With denoise 0 it only upscales, and needs no diffusion model."""
 
@@ -148,17 +160,26 @@ class PassStage:
             }
             return StageResult(upscaled[s.crop.slices], facts)
         ready = fitted(tools.bay, self.checkpoint, values.vae, self.extras)
-        model = ready.model
-        passages = Passages(model, tools, s.vae_mode, self.name, s.wrap)
-        canvas, parts = s.size.ceil_to(CANVAS), self.layout(model.vae_factor)
+        passages = Passages(ready.model, tools, s.vae_mode, self.name, s.wrap)
         latents: torch.Tensor | None = None
-        if isinstance(upscaler, LatentMode) and not parts.tiles:
-            latents = enlarged(image.pixels, s.size, canvas, upscaler, passages)
-            upscaled, calls, picture = None, 0, self._shown(image.pixels, tools)
+        if isinstance(upscaler, LatentMode) and not self.layout(ready.model.vae_factor).tiles:
+            latents = enlarged(image.pixels, s.size, s.size.ceil_to(CANVAS), upscaler, passages)
+            upscaled, calls, shown = None, 0, self._shown(image.pixels, tools)
         else:
             upscaled, calls = self._upscaled(image.pixels, upscaler, tools)
-            picture = upscaled
-        wanted = tones(picture, s.size) if values.lock else None
+            shown = upscaled
+        asked = before_second_pass(tools, self.name, source, upscaled, values)
+        own = self._with({"values": asked.values})
+        begun = Begun(latents, asked.upscaled, shown if asked.upscaled is None else asked.upscaled)
+        made = own.second_pass(begun, ready, passages, tools)
+        return replace(made, facts={"upscaler": values.upscaler, "upscaler_calls": calls, **made.facts, **asked.facts})
+
+    def second_pass(self, begun: Begun, ready: Fitted, passages: Passages, tools: Tools) -> StageResult:
+        """What is begun, re-noised and sampled, in tiles where it is large."""
+        s, values, model = self.settings, self.settings.values, ready.model
+        canvas, parts = s.size.ceil_to(CANVAS), self.layout(model.vae_factor)
+        latents, upscaled = begun.latents, begun.upscaled
+        wanted = tones(begun.shown, s.size) if values.lock else None
         count = Count(self.steps.run, before=s.first_steps, later=True)
         encoding = prompts.Encoding(s.clip_skip, s.emphasis, ready.embeddings)
         condition = tools.bay.course(
@@ -171,7 +192,8 @@ class PassStage:
         )
         second = switch(tools.bay, self.refiner, values, model, count, encoding) if self.refiner else None
         family, mode = self.checkpoint.family.name, s.patch_vae_mode
-        painter = Painter(model, condition.at, values, canvas, s.time_ids, mode, tools, family, second)
+        before = before_sampling(tools, self.name, f"{self.name}: redraw")
+        painter = Painter(model, condition.at, values, canvas, s.time_ids, mode, tools, family, second, before)
         if upscaled is not None and parts.tiles:
             pixels, findings = upscaled, ()
             nets = controls(values, self.checkpoint, tools.bay, pixels, s.size)
@@ -179,7 +201,7 @@ class PassStage:
         else:
             if latents is None and upscaled is not None:
                 latents = to_latents(upscaled, canvas, passages)
-            nets = controls(values, self.checkpoint, tools.bay, picture, s.size, s.wrap)
+            nets = controls(values, self.checkpoint, tools.bay, begun.shown, s.size, s.wrap)
             made = self._sampled(latents, condition.at, nets, second, model, canvas, tools)
             pixels, steps = tools.scratch.zeros((s.size.height, s.size.width, 3)), made.steps
             findings = to_pixels(made.latents, pixels, passages, fallback=upscaled)
@@ -191,8 +213,6 @@ class PassStage:
             lock.lock(pixels, wanted, values.lock, s.wrap)
         np.clip(pixels, 0, 1, out=pixels)
         facts = {
-            "upscaler": values.upscaler,
-            "upscaler_calls": calls,
             "sampler": values.sampler,
             "steps_total": steps.total,
             "steps_start": steps.start,
@@ -205,6 +225,11 @@ class PassStage:
             **ready.facts,
         }
         return StageResult(pixels[s.crop.slices], facts, findings)
+
+    def _with(self, changes: Mapping[str, Any]) -> PassStage:
+        """The same stage with other settings."""
+        settings = self.settings.model_copy(update=changes)
+        return PassStage(self.name, settings, self.checkpoint, self.extras, self.refiner)
 
     def _sampled(
         self,
@@ -238,6 +263,7 @@ class PassStage:
                 time_ids=self.settings.time_ids,
                 controls=nets,
                 switch=second,
+                before=before_sampling(tools, self.name, f"{self.name}: sampling"),
                 resume=tools.resume,
                 device=tools.bay.device,
                 progress=tools.progress,
@@ -291,8 +317,7 @@ class PassStage:
         if not change:
             return None
         first, value = next(iter(change.items()))
-        stage = PassStage(self.name, s.model_copy(update=change), self.checkpoint, self.extras, self.refiner)
-        return Less(stage, f"{first} {value}")
+        return Less(self._with(change), f"{first} {value}")
 
     def _shown(self, pixels: np.ndarray, tools: Tools) -> np.ndarray:
         """What a latent upscaler's latents show, for those who look at pixels: of any size, unless its edges must meet."""

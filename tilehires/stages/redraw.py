@@ -133,6 +133,7 @@ class Painter:
     tools: Tools
     family: str
     switch: sampling.Switch | None = None
+    before: sampling.Before | None = None
 
     def redraw(
         self,
@@ -188,6 +189,7 @@ class Painter:
             controls=controls,
             place=place,
             switch=self.switch,
+            before=self.before,
             device=device,
             progress=progress,
         )

@@ -29,6 +29,7 @@ from tilehires.stages.controls import at_work
 from tilehires.stages.crops import Crop, matched, overlaps, paste, resized, soft
 from tilehires.stages.cutting import cut
 from tilehires.stages.extras import Fitted
+from tilehires.stages.hooks import before_sampling
 from tilehires.stages.pieces import NO_LIMIT, most
 from tilehires.stages.pixels import Passages, to_latents, to_pixels
 from tilehires.stages.regions import placed
@@ -161,6 +162,7 @@ def repair(image: NDArray[np.float32], jobs: Sequence[Job], ready: Fitted, work:
             time_ids=work.time_ids,
             inpaint=inpaint,
             controls=controls,
+            before=before_sampling(tools, work.name.partition("/")[0].rpartition(".")[0], f"{work.name}: sampling"),
             device=tools.bay.device,
             progress=tools.progress,
             name=f"{work.name}: sampling",
