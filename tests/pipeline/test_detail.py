@@ -137,6 +137,16 @@ def test_the_box_follows_through_later_steps(place: Workplace, monkeypatch: pyte
     assert list(place.cached_stages("a.png")) == ["hires", "detail.hires", "tiled.1", "detail.final", "write"]
 
 
+def test_a_mask_eroded_to_nothing_changes_nothing_and_is_told(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = without(place)
+    finding(monkeypatch, face(30, 20, 54, 44))
+    assert place.run(*PLAIN, *passes(FACE + ", dilate=-40}"), "--set", "run.bits=16").code == 0
+    assert [region["fate"] for region in regions(place)] == ["empty mask"]
+    assert (pixels(place) == before).all() and not place.images()["a.png"]["flagged"]
+
+
 def test_a_detector_that_throws_costs_its_pass_and_not_the_image(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

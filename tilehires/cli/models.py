@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tilehires.diffusion.checkpoints import Checkpoint
 
 VARIABLE = "TILEHIRES_MODELS"
+LARGEST_EMBEDDING = 64 << 20  # bytes: thousands of times the usual
 SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")
 
 
@@ -35,9 +36,11 @@ def models(ctx: click.Context, samplers: bool) -> None:
 @models.command()
 @click.argument("file")
 def inspect(file: str) -> None:
-    """Say what FILE is: a checkpoint (a .safetensors file, a diffusers folder, a hub id, "builtin"), upscaler or detector.
+    """Say what FILE is: a checkpoint (a .safetensors file, a diffusers folder, a hub id, "builtin"), LoRA, embedding,
+    upscaler or detector.
 
-    Prints family, layout, size and hash. Reads a checkpoint's header only, and then its bytes for the hash.
+    Prints family, layout, size and hash; of a LoRA its rank, what it changes and the words it was trained with. Reads the
+    headers of checkpoints and LoRAs only, and then their bytes for the hash. No code of a file is run.
     """
     click.echo("\n".join(_described(file)))
 
@@ -155,7 +158,7 @@ def _described(file: str) -> Iterator[str]:
 
 
 def _other(path: Path, no_checkpoint: MissingError) -> Iterator[str]:
-    """A detector's or an upscaler's description. A `.pt` may be either."""
+    """What else a file may be, described: a detector, an addon, an upscaler. A `.pt` may be any of them."""
     suffix = path.suffix.lower()
     if suffix in detectors.MEDIAPIPE and path.is_file():
         from tilehires.detectors.mediapipe import task_of
@@ -164,12 +167,36 @@ def _other(path: Path, no_checkpoint: MissingError) -> Iterator[str]:
         yield f"  task        {task_of(path)}"
         yield from _weights(path, (path,))
         return
+    if addon := _addon(path):
+        kind, facts = addon
+        yield f"{path}: {kind}"
+        yield from (f"  {name:<11} {value}" for name, value in facts.items())
+        yield from _weights(path, (path,))
+        return
     try:
         yield from list(_upscaler(path, no_checkpoint))
     except MissingError:
         if suffix not in detectors.YOLO or not path.is_file():
             raise
         yield from _yolo(path)
+
+
+def _addon(path: Path) -> tuple[str, dict[str, str]] | None:
+    """A LoRA's or embedding's kind and facts; None for a file that is neither."""
+    from tilehires.diffusion import addons, embeddings
+    from tilehires.diffusion.header import read_header
+
+    suffix = path.suffix.lower()
+    if suffix not in embeddings.SUFFIXES or not path.is_file():
+        return None
+    try:
+        if suffix == ".safetensors" and read_header(path).kind == "a LoRA":
+            return "a LoRA", addons.lora_facts(path)
+        if path.stat().st_size <= LARGEST_EMBEDDING:
+            return "an embedding", addons.embedding_facts(path)
+    except MissingError:
+        pass  # the next kind is tried, and the last one says what is wrong
+    return None
 
 
 def _yolo(path: Path) -> Iterator[str]:

@@ -93,6 +93,12 @@ def read(one: Embedding) -> tuple[torch.Tensor, ...]:
     return tuple(value.float() for value in rows)
 
 
+def said_by(one: Embedding) -> dict[str, str]:
+    """What A1111 noted in a file it trained: its title, the steps, the checkpoint. Raises MisfitError as `read`."""
+    body, names = _opened(one), {"title": "name", "steps": "step", "trained on": "sd_checkpoint_name"}
+    return {name: str(body[key]) for name, key in names.items() if isinstance(body.get(key), str | int)}
+
+
 def _opened(one: Embedding) -> Mapping[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -200,6 +200,14 @@ def read(file: Path) -> dict[tuple[str, str], Delta]:
     return found
 
 
+def down_half(name: str) -> str | None:
+    """The part (UNET, TEXT, TEXT_2) that a tensor of this name changes, if it is the first half of a module's change."""
+    match = _SUFFIX.fullmatch(name)
+    if not match or next(text for text in (match["a"], match["b"], match["c"], match["d"]) if text) not in _DOWN:
+        return None
+    return _place(match["stem"])[0]
+
+
 def _place(stem: str) -> tuple[str, str]:
     """(part, normal name) of a tensor's stem; the UNet where nothing says which part."""
     stem = stem.removeprefix("base_model.model.")
