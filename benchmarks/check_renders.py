@@ -36,6 +36,11 @@ class Lot:
         return f"{self.kind}-{self.scale}x-{self.denoise}"
 
     @property
+    def good(self) -> bool:
+        """From 0.1 on the built-in model adds grain (configs/default.toml), which is a defect."""
+        return self.denoise < 0.1
+
+    @property
     def pictures(self) -> Pictures:
         return SETS[self.kind]
 
@@ -44,8 +49,9 @@ LOTS = (
     Lot("judged", 2, 0.05, 192, 1),
     Lot("judged", 4, 0.05, 128, 3),
     Lot("judged", 2, 0.0, 192, 3),
+    Lot("judged", 2, 0.025, 192, 6),
     Lot("judged", 2, 0.1, 192, 6),
-    Lot("calibration", 2, 0.0, 192, 8),
+    Lot("calibration", 2, 0.0, 192, 4),
     Lot("calibration", 4, 0.05, 128, 8),
     Lot("calibration", 2, 0.05, 192, 1),
 )

@@ -8,7 +8,8 @@ those of docs/checks.md, or of the preset FILE that `tilehires calibrate` wrote.
 
 Into them defects are put, kinds × severities, with fixed seeds. The table has, by scale, the recall of the defect's own
 check, its precision (of what is flagged among as many good as spoilt images), the AUC of its value, and how many images
-it abstained on; then the share of good images flagged by any check, by lot.
+it abstained on. Before it stands, by lot, the share of good images flagged by any check; a lot at which the model adds
+grain isn't good.
 """
 
 from __future__ import annotations
@@ -234,11 +235,12 @@ class Judged:
         return f"{recall:9.2f}{precision:7.2f}{max(areas):6.2f}{len(bad) - len(judged):5}"
 
 
-def flags(lot: str, good: Sequence[Mapping[str, float]], limit: Mapping[str, float]) -> list[bool]:
+def flags(lot: Lot, good: Sequence[Mapping[str, float]], limit: Mapping[str, float]) -> list[bool]:
     """Which good images are flagged; prints their share, and by what."""
     hits = [[name for name in values if name in limit and values[name] > limit[name]] for values in good]
     which = {name: sum(name in hit for hit in hits) for name in sorted({n for hit in hits for n in hit})}
-    print(f"{lot:22}{len(good):5} good images, flagged {np.mean([bool(hit) for hit in hits]):6.1%}  {which or ''}")
+    name = lot.name + ("" if lot.good else " (grainy)")
+    print(f"{name:22}{len(good):5} images, flagged {np.mean([bool(hit) for hit in hits]):6.1%}  {which or ''}")
     return [bool(hit) for hit in hits]
 
 
@@ -255,13 +257,15 @@ def main() -> None:
     limit = limits([one for each in lots.values() for one in each], given.preset)
     print("limits: " + ", ".join(f"{name} {limit[name]:.3g}" for name in sorted(limit)))
     good = {lot: [measured(one, one.output) for one in each] for lot, each in lots.items()}
-    hits = [hit for lot, values in good.items() for hit in flags(lot.name, values, limit)]
-    print(f"{'all':22}{len(hits):5} good images, flagged {np.mean(hits):6.1%}\n")
+    hits = {lot: flags(lot, values, limit) for lot, values in good.items()}
+    counted = [hit for lot, each in hits.items() if lot.good for hit in each]
+    print(f"{'all but grainy':22}{len(counted):5} images, flagged {np.mean(counted):6.1%}\n")
+    lots = {lot: each for lot, each in lots.items() if lot.good}
     scales = sorted({lot.scale for lot in lots})
     judged = [
         Judged(
             [one for lot, each in lots.items() if lot.scale == scale for one in each],
-            [one for lot, each in good.items() if lot.scale == scale for one in each],
+            [one for lot in lots if lot.scale == scale for one in good[lot]],
         )
         for scale in scales
     ]

@@ -17,7 +17,7 @@ from tilehires.checks.finding import Finding, abstained, measured
 from tilehires.checks.planes import Enlarged, Plane, blurred, luma, windows
 from tilehires.geometry import Box
 
-LIMIT = 0.02  # the start is 0; rounding an upscale without a second pass moves the share by up to this
+LIMIT = 0.08  # the start is 0; an upscale without a second pass is smoother than R: up to .076 on 24 good ones
 SLOPE = (0.02, 1.0)  # levels a pixel
 BLOCK, HALO = 64, 8
 LEAST = 0.01  # of the pixels must lie on slopes
