@@ -1,6 +1,6 @@
 """Mutated files through everything that strangers' bytes reach: decoders, metadata, prompts, TOML, models, kept files.
 
-    python -m benchmarks.fuzz [--cases 100000] [--minutes 60]
+    python -m benchmarks.fuzz [--cases 100000] [--skip 0] [--minutes 60]
 
 Ends with 1 where a case raised what no user can act on, or took longer than its limit; each is named and can be made
 again with tests.fuzzing.data. "died": the decoding process crashed, hung or took too much memory, which costs an image.
@@ -15,6 +15,7 @@ import re
 import tempfile
 import time
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 from tests.fuzz_targets import TARGETS
@@ -32,6 +33,7 @@ def peak(process: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--skip", type=int, default=0, help="Leave out the first so many, which another run has done.")
     parser.add_argument("--minutes", type=float, default=60, help="End after that time, with the cases that were done.")
     asked = parser.parse_args()
     ends: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
@@ -40,7 +42,7 @@ def main() -> int:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, Isolated(20) as decoder:
         places = Places(Path(folder), decoder)
-        for done, (target, number) in enumerate(cases(TARGETS, asked.cases), 1):
+        for done, (target, number) in enumerate(islice(cases(TARGETS, asked.cases), asked.skip, None), 1):
             try:
                 ended, took = attempt(target, number, places)
             except AssertionError as error:

@@ -1,10 +1,12 @@
-"""Write docs/settings.md and docs/commands/*.md from the code: `python tools/make_docs.py` (tests/docs compares).
+"""Write the settings, samplers, commands and error messages of docs/ from the code: `python tools/make_docs.py`.
 
+tests/docs compares.
 A page's text below the mark is written by hand and kept.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import click
 
+from tilehires import errors
 from tilehires.cli import COMMANDS, cli
 from tilehires.config.detail import DetailPass
 from tilehires.config.layers import sections
@@ -20,6 +23,7 @@ from tilehires.config.section import Section
 from tilehires.config.toml import literal
 from tilehires.diffusion import samplers
 
+PACKAGE = Path(__file__).resolve().parent.parent / "tilehires"
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MARK = "<!-- The part above is made by tools/make_docs.py. -->"
 
@@ -46,6 +50,7 @@ An unknown name is refused, with the name that was probably meant.
 def pages() -> dict[Path, str]:
     """Every generated page's text, hand-written parts included, by its path."""
     made = {DOCS / "settings.md": _settings(), DOCS / "samplers.md": _samplers()}
+    made[DOCS / "when-something-goes-wrong.md"] = "\n".join(_errors())
     for name in COMMANDS:
         command = cli.get_command(click.Context(cli), name)
         if command is None:
@@ -100,6 +105,112 @@ def _samplers() -> str:
     lines += ["", "Align Your Steps is for SD 1.x, SD 2.x and SDXL.", "", "## What there isn't"]
     lines += [f"- {name}: {why or 'diffusers has none that equals it'}" for name, why in samplers.UNSUPPORTED.items()]
     return "\n".join(lines)
+
+
+WRONG = """\
+# When something goes wrong
+
+Every error has two parts, on the terminal and in the report: what is wrong (`error:`) and what to do next (`hint:`). The
+[exit code](exit-codes.md) says the same to scripts.
+
+## Where to look
+1. The last lines of the run: what became of every image that failed, was flagged or skipped.
+2. `OUTPUT/report/index.html`: the same with pictures and each image's settings. `OUTPUT/report/summary.json`: in short.
+3. `OUTPUT/.tilehires/runs/`: one log for each run, with the traceback of whatever was unexpected.
+4. `tilehires doctor`: versions, device, memory, what is missing. `tilehires plan INPUT`: what would be done, before it is.
+
+## What to do first
+- **It was stopped or killed, or the power went.** The same command goes on where it was. What is finished isn't done again.
+- **Some images failed (3).** Put right what their lines say, then the same command: it takes what is new, changed or failed.
+- **The disk is full (2).** Free some space, then the same command. `tilehires plan` says what a run needs, `tilehires clean`
+  empties the cache.
+- **Images are flagged.** [What the checks mean](checks.md). Mark them on the report page, or let `check.action` act.
+- **One image hangs.** `--set run.image_time_limit=1800` gives it up after half an hour and goes on with the next.
+- **Memory runs out.** The run does less at once by itself, and takes smaller tiles at last, which is flagged. With
+  `--vram 8GB` it plans for less from the start.
+- **Another run works on this folder (6).** Wait, or take another output folder. The lock of a killed run doesn't stay.
+- **"unexpected …", "This is a bug" (1, or an image that failed).** Once more with `-v`; please report the traceback.
+- **A result is wrong and comes again.** `--force hires` does a stage and all after it anew. Damaged caches and records are
+  found, and made again by themselves.
+
+What the program can't read as a command line (an unknown option, a time that is none) ends with exit code 2 and points to
+`--help`. Below is every other message, the changing parts as `…`.
+"""
+
+KINDS = {
+    "ImageError": "One image can't be done; it is in the report, and the others go on",
+    "MissingError": "A model or a dependency is missing, or isn't what it claims to be",
+    "ConfigError": "A setting, a file of settings or an option is wrong",
+    "RunError": "The run can't begin, or can't go on",
+    "NothingToDoError": "There is nothing to do",
+    "DiskFullError": "The disk is full",
+    "LockedError": "Another run is at work",
+    "Interrupted": "The run was ended",
+}
+
+
+def _errors() -> Iterator[str]:
+    """Every TilehiresError that the package raises, read from its source."""
+    rows = {kind: dict[str, dict[str, None]]() for kind in KINDS}
+    paths = sorted(PACKAGE.rglob("*.py"))
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
+    kinds = {kind: kind for kind in KINDS}
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    for _ in classes:  # a class may be derived from one that comes later
+        for one in classes:
+            base = next((kinds[b.id] for b in one.bases if isinstance(b, ast.Name) and b.id in kinds), None)
+            if base and one.name not in kinds:
+                kinds[one.name] = base
+    for path, tree in zip(paths, trees, strict=True):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in kinds:
+                hint = next((word.value for word in node.keywords if word.arg == "hint"), None)
+                todo = (_texts(hint, tree) or ["…"]) if hint else []
+                said = node.args[-1]  # a misfit names its LoRA first
+                messages = _texts(said, tree)
+                passed_on = isinstance(said, ast.Attribute | ast.Subscript)  # error.message, said["error"]
+                if not messages and not passed_on:
+                    raise LookupError(f"{path}:{node.lineno}: the message can't be read from the source")
+                for message in messages:
+                    rows[kinds[node.func.id]].setdefault(message, {}).update(dict.fromkeys(todo))
+    yield WRONG
+    for kind, title in KINDS.items():
+        code = getattr(errors, kind).exit_code
+        yield f"## {title} (exit code {int(code)})"
+        yield "| message | what to do |"
+        yield "|---|---|"
+        for message, todo in sorted(rows[kind].items(), key=lambda row: row[0].strip("…'\" ").lower()):
+            ticks = "``" if "`" in message else "`"
+            hints = _cell(" / ".join(todo)).replace("<", "&lt;").replace("*", "\\*")
+            yield f"| {ticks}{_cell(message)}{ticks} | {hints or '–'} |"
+        yield ""
+
+
+def _texts(node: ast.AST, tree: ast.Module, depth: int = 0) -> list[str]:
+    """The texts that an expression may give, changing parts as …; none where it passes another error's on."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return [text]
+        case ast.JoinedStr(values=parts):
+            return ["".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in parts)]
+        case ast.BinOp(left=left, right=right):
+            return [a + b for a in _texts(left, tree, depth) or ["…"] for b in _texts(right, tree, depth) or ["…"]]
+        case ast.IfExp(body=body, orelse=other):
+            return [*_texts(body, tree, depth), *_texts(other, tree, depth)]
+        case ast.BoolOp(values=values):
+            return [text for value in values for text in _texts(value, tree, depth)]
+        case ast.Name(id=name) | ast.Call(func=ast.Name(id=name)) if depth < 3:
+            return [text for value in _values(name, tree) for text in _texts(value, tree, depth + 1)]
+    return []
+
+
+def _values(name: str, tree: ast.Module) -> Iterator[ast.AST]:
+    """What a module gives to a name, or what its function of that name returns."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and any(isinstance(one, ast.Name) and one.id == name for one in node.targets):
+            yield node.value
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            yield from (one.value for one in ast.walk(node) if isinstance(one, ast.Return) and one.value)
 
 
 def _table(title: str, prefix: str, section: type[Section]) -> Iterator[str]:

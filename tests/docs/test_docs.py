@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 import shlex
@@ -18,7 +19,7 @@ from tilehires.cli import COMMANDS, cli
 from tilehires.config import Config
 from tilehires.config.layers import sections
 from tilehires.config.presets import shipped
-from tilehires.errors import ExitCode
+from tilehires.errors import ExitCode, TilehiresError
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -123,3 +124,36 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if not target.startswith(("http://", "https://", "mailto:")):
             assert (page.parent / target).exists(), f"{name_of(page)} links to {target}, which isn't there"
+
+
+def patterns() -> list[re.Pattern[str]]:
+    """What messages look like by docs/when-something-goes-wrong.md."""
+    page = (DOCS / "when-something-goes-wrong.md").read_text(encoding="utf-8")
+    texts = [row[2].replace("\\|", "|") for row in re.findall(r"^\| ((`+)(.*?)\2) \|", page, re.MULTILINE)]
+    return [re.compile(".*".join(map(re.escape, text.split("…"))), re.DOTALL) for text in texts]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "nowhere"),
+        ("run", "--set", "hires.sclae=2"),
+        ("run", "--set", "hires"),
+        ("run", "-c", "nothing"),
+        ("run", "--checkpoint", "missing.safetensors"),
+        ("clean", "nowhere"),
+        ("models", "inspect", "missing.pt"),
+    ],
+)
+def test_errors_that_happen_stand_on_the_page_of_errors(words: tuple[str, ...]) -> None:
+    with pytest.raises(TilehiresError) as raised:
+        cli.main(list(words), standalone_mode=False)
+    found = [one.pattern for one in patterns() if one.fullmatch(raised.value.message) and len(one.pattern) > 8]
+    assert found, f"no row for: {raised.value.message}"
+
+
+def test_messages_are_read_from_whatever_gives_them() -> None:
+    tools = runpy.run_path(str(ROOT / "tools" / "make_docs.py"))
+    tree = ast.parse("def f(a):\n why = f'{a} is ' + ('odd' if a else b())\n return why")
+    for given, texts in {"f(1)": ["… is odd"], "why": ["… is odd"], "a + 1": ["……"], "g(1)": []}.items():
+        assert tools["_texts"](ast.parse(given, mode="eval").body, tree) == texts
