@@ -220,7 +220,7 @@ TEXTS: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-@pytest.mark.parametrize("which", ["cache/*/*.json", "records/*.json", "hashes.jsonl"])
+@pytest.mark.parametrize("which", ["cache/*/*.json", "records/*.json", "hashes.jsonl", "finished.jsonl"])
 def test_damaged_records_are_made_again(place: Workplace, reference: dict[str, bytes], which: str, name: str) -> None:
     config = Config.load().with_layer(QUICK, "test")
     assert run(config, place.input, place.output).exit_code == ExitCode.OK

@@ -22,6 +22,7 @@ from tilehires.batch.patience import time_limit
 from tilehires.batch.space import MB, Space, night
 from tilehires.cli import main
 from tilehires.errors import ExitCode, ImageError
+from tilehires.images import decoder
 from tilehires.stages.redenoise import PassStage
 
 
@@ -91,6 +92,31 @@ def test_the_limit_is_gone_when_the_work_is_done() -> None:
     spin(0.15)
     with time_limit(0, "b.png"):
         spin(0.01)
+
+
+# Processes and threads beside the run
+
+
+def test_a_decoding_process_that_dies_between_two_images_costs_none(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three(place)
+    begun: list[Any] = []
+    real = decoder._begin
+
+    def begin() -> Any:
+        begun.append(real())
+        return begun[-1]
+
+    def kill() -> None:
+        begun[-1].kill()
+        begun[-1].wait()
+
+    monkeypatch.setattr(decoder, "_begin", begin)
+    on_b(monkeypatch, kill)
+    ended = place.run(*FAST)
+    assert ended.code == ExitCode.OK, ended.out + ended.err
+    assert len(begun) == 2 and place.statuses() == {"a.png": "done", "b.png": "done", "c.png": "done"}
 
 
 # Clocks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import signal
 import threading
@@ -177,6 +178,22 @@ def test_until_ends_the_watch(place: Workplace, monkeypatch: pytest.MonkeyPatch,
         ended = place.run(*SETTLE, "--until", "07:00")
     assert ended.code == (ExitCode.INTERRUPTED if growing else ExitCode.OK), ended.out + ended.err
     assert set(outputs(place.output)) == {"a.png"}
+
+
+def test_clocks_that_jump_and_files_from_the_future(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, jumps = time.time, itertools.cycle((0, 1e9, -1e9, 86400, -86400))
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    monkeypatch.setattr(time, "time_ns", lambda: int((real() + next(jumps)) * 1e9))
+
+    def work() -> None:
+        wait_for((place.output / ".tilehires" / "lock").exists)
+        for number, dated in enumerate((4e9, 0)):
+            os.utime(draw(place.input / f"{number}.png"), (dated, dated))
+
+    with meanwhile(work):
+        ended = place.run(*SETTLE, "--limit", "2")
+    assert ended.code == ExitCode.OK, ended.out + ended.err
+    assert set(outputs(place.output)) == {"0.png", "1.png"}
 
 
 def test_a_folder_that_goes_and_comes_back(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
