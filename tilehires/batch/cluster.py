@@ -19,7 +19,7 @@ import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,8 +91,10 @@ def _connected(ray: Any, address: str, workers: int) -> Iterator[None]:
                 folder = tempfile.mkdtemp(prefix="tilehires-")
                 stack.callback(shutil.rmtree, folder, ignore_errors=True)
                 options["_temp_dir"] = folder
+        # Ray's workers make way for all else on a machine, and here they are the work.
+        own = {"RAY_worker_niceness": "0"} if address == LOCAL else {}
         try:
-            with _handlers_kept():
+            with _handlers_kept(), _environment(own):
                 ray.init(address=address, **options)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise ConfigError(
@@ -101,6 +103,18 @@ def _connected(ray: Any, address: str, workers: int) -> Iterator[None]:
             ) from error
         stack.callback(ray.shutdown)
         yield
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Variables for the processes that are begun inside, where the user hasn't set them."""
+    added = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 @contextlib.contextmanager
