@@ -236,9 +236,9 @@ def _compute(way: Way, forced: int, pixels: np.ndarray) -> _Made:
         if last is None:
             break
         entry = cached[last]
-        found = store.pixels(keys[last], entry, progress) if entry else None
+        found = store.result(keys[last], entry, progress) if entry else None
         if found is not None:
-            image = StageResult(found)
+            image = found
             break
         start = last
     entries: list[Entry] = [entry for entry in cached[:start] if entry]

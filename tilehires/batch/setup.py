@@ -26,7 +26,7 @@ from tilehires.stages.looking import check_detector
 from tilehires.stages.redenoise import PassStage, pass_settings, vae_files
 from tilehires.stages.refining import refiner_of
 from tilehires.stages.route import Route, Step
-from tilehires.stages.swap import checkpoint_of, passes_of
+from tilehires.stages.swap import check_hand_over, checkpoint_of, passes_of
 from tilehires.upscalers.loading import load_restorer
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -96,6 +96,8 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
         upscalers.check(values.upscaler) if load_upscalers else upscalers.files(values.upscaler)
     if settings.run.generate:
         first = generate_pass(settings, 0)
+        if not settings.run.first_pass_only:
+            check_hand_over(settings, checkpoint)
         samplers.check(first.sampler, first.scheduler, checkpoint.family.name)
         find_extras(settings, "generate", first, checkpoint.family.name, config.from_image)
     details = _detail_stages(config, checkpoint)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tilehires.batch.job import Job
-from tilehires.stages.redenoise import PassStage
+from tilehires.stages.generate import GenerateStage
+from tilehires.stages.redenoise import CANVAS, PassStage
 
 MB = 2**20
 
@@ -32,6 +33,9 @@ def space_of(job: Job) -> Space:
         if isinstance(stage, PassStage):
             size = crops.get(stage.name, size)
         cache += size.pixels * 3 * 2 if stage.makes_pixels else 0
+        if isinstance(stage, GenerateStage):
+            one = stage.checkpoint
+            cache += size.ceil_to(CANVAS).pixels // one.vae_factor**2 * one.latent_channels * 4
     return Space(cache, job.route.target.pixels * 4 * (1 if job.config.settings.run.bits == "8" else 2))
 
 

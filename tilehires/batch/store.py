@@ -12,11 +12,12 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import torch
 
 from tilehires.checks.finding import Finding
 from tilehires.diffusion.resume import StepFile
@@ -38,6 +39,8 @@ class Entry:
     facts: Mapping[str, Any]
     findings: tuple[Finding, ...]
     environment: Mapping[str, Any]
+    latents_crc32: int | None = None
+    """None: it has no latents."""
 
 
 def fingerprint(
@@ -80,7 +83,7 @@ class Store:
         try:
             body = json.loads(self._record(key).read_text(encoding="utf-8"))
             findings = tuple(Finding(**{**f, "box": Box(*f["box"]) if f["box"] else None}) for f in body["findings"])
-            return Entry(body["crc32"], body["facts"], findings, body["environment"])
+            return Entry(body["crc32"], body["facts"], findings, body["environment"], body.get("latents_crc32"))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -102,20 +105,46 @@ class Store:
         progress.note(f"A cached result is damaged and is made again: {path.name}.")
         return None
 
+    def result(self, key: str, entry: Entry, progress: Progress) -> StageResult | None:
+        """What enters the next stage: the pixels, and the latents where there are any. None as `pixels`."""
+        pixels = self.pixels(key, entry, progress)
+        if pixels is None or entry.latents_crc32 is None:
+            return None if pixels is None else StageResult(pixels)
+        path = self._latents(key)
+        try:
+            kept = np.lib.format.open_memmap(path, mode="r")
+            if kept.dtype == np.float32 and zlib.crc32(kept.data) == entry.latents_crc32:
+                return StageResult(pixels, latents=torch.from_numpy(np.array(kept)))
+        except FileNotFoundError:
+            return None  # dropped
+        except (OSError, ValueError, BufferError):
+            pass  # as in `pixels`
+        progress.note(f"A cached result is damaged and is made again: {path.name}.")
+        return None
+
     def put(self, key: str, stage: Stage, result: StageResult, environment: Mapping[str, Any]) -> StageResult:
         """Store a result, and return it as a later run would read it."""
         crc: int | None = None
+        latents_crc: int | None = None
         if stage.makes_pixels:
             with atomic(self._artefact(key)) as stream:
                 crc, pixels = self._write(stream, result.pixels)
                 size = stream.tell()
-            result = StageResult(pixels, result.facts, result.findings)
+            if result.latents is not None:
+                values = np.ascontiguousarray(result.latents.numpy(), np.float32)
+                latents_crc = zlib.crc32(values.data)
+                with atomic(self._latents(key)) as stream:
+                    np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(values))
+                    stream.write(values.data)
+                    size += stream.tell()
+            result = replace(result, pixels=pixels)
             self._stored += size
             self.grew(size)
         findings = [{**asdict(f), "box": f.box.as_list() if f.box else None} for f in result.findings]
         body = {
             "stage": stage.name,
             "crc32": crc,
+            "latents_crc32": latents_crc,
             "facts": dict(result.facts),
             "findings": findings,
             "environment": dict(environment),
@@ -123,7 +152,7 @@ class Store:
         write_json(self._record(key), body)
         self._steps(key).unlink(missing_ok=True)
         # What a reader of the record gets: tuples have become lists, for instance.
-        return StageResult(result.pixels, json.loads(json.dumps(body["facts"])), result.findings)
+        return replace(result, facts=json.loads(json.dumps(body["facts"])))
 
     def _write(self, stream: IO[bytes], pixels: np.ndarray) -> tuple[int, np.ndarray]:
         """Write pixels as 16 bits; returns their checksum, and what a reader gets back."""
@@ -177,6 +206,9 @@ class Store:
 
     def _artefact(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.npy"
+
+    def _latents(self, key: str) -> Path:
+        return self._folder / key[:2] / f"{key}.latents.npy"
 
     def _steps(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.steps"

@@ -53,6 +53,7 @@ class Checkpoint:
     """A folder's config files, which change a picture as weights do."""
     inpainting: bool = False
     """Its UNet sees mask and masked picture too."""
+    latent_channels: int = 4
 
     @property
     def vae_factor(self) -> int:
@@ -153,6 +154,7 @@ def _folder(reference: str, path: Path, prediction: str, other: str | None, inpa
         sum(read_header(file).parameters("") for file in weights_of(path / "unet")),
         configs=(path / "model_index.json", *sorted(path.glob("*/*.json"))),
         inpainting=made_for_it,
+        latent_channels=vae.get("latent_channels") or 4,
     )
 
 

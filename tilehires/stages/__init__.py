@@ -19,6 +19,8 @@ from tilehires.progress import Progress
 from tilehires.scratch import Scratch
 
 if TYPE_CHECKING:
+    import torch
+
     from tilehires.diffusion.bay import Bay
     from tilehires.diffusion.resume import StepFile
     from tilehires.memory import Plan
@@ -49,11 +51,16 @@ class Tools:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What leaves a stage: `pixels` float32 HWC RGB in [0, 1]; `facts` are plain JSON values that two equal runs share."""
+    """What leaves a stage: `pixels` float32 HWC RGB in [0, 1]; `facts` are plain JSON values that two equal runs share.
+
+    `latents`: 1×C×h×w float32 on the CPU, from generate to hires only, whose canvas may be larger than the picture: for a pass
+    that works on latents they are what counts, and the pixels only show them.
+    """
 
     pixels: np.ndarray
     facts: Mapping[str, Any] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    latents: torch.Tensor | None = None
 
 
 class Stage(Protocol):

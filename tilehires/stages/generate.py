@@ -103,7 +103,7 @@ class GenerateStage:
     """Text to picture. Bit-identical to the stock pipeline for samplers that draw no noise in their steps."""
 
     name = "generate"
-    version = 1
+    version = 2
     makes_pixels = True
 
     def __init__(self, settings: FirstPassSettings, checkpoint: Checkpoint, extras: Extras) -> None:
@@ -162,7 +162,7 @@ class GenerateStage:
             **passages.facts(),
             **ready.facts,
         }
-        return StageResult(pixels, facts, findings)
+        return StageResult(pixels, facts, findings, made.latents if torch.isfinite(made.latents).all() else None)
 
     def grid(self, factor: int) -> TileGrid:
         """The tiles in cells of `factor` pixels: one, unless the canvas is larger than hires.max_canvas."""

@@ -17,7 +17,7 @@ from tilehires.stages.looking import check_detector
 from tilehires.stages.redenoise import PassStage, pass_settings
 from tilehires.stages.refining import refiner_of
 from tilehires.stages.route import Route
-from tilehires.stages.swap import checkpoint_of, swap_notes
+from tilehires.stages.swap import check_hand_over, checkpoint_of, swap_notes
 
 
 def stages_of(
@@ -42,6 +42,7 @@ def stages_of(
         stages.append(GenerateStage(first_pass_settings(settings, values, checkpoint), checkpoint, extras))
         if not route.steps:
             return tuple(stages)
+        check_hand_over(settings, checkpoint)
     for step in route.steps:
         values = hires_pass(settings, seed) if step.name == "hires" else tiled_pass(settings, seed)
         own, extras, refiner = checkpoint, Extras(), None

@@ -28,7 +28,7 @@ from tilehires.stages.controls import controls, found
 from tilehires.stages.cutting import cut, tile_range
 from tilehires.stages.extras import Extras, Fitted, fitted
 from tilehires.stages.hooks import before_sampling, before_second_pass
-from tilehires.stages.latents import enlarged
+from tilehires.stages.latents import enlarged, enlarged_latents
 from tilehires.stages.pixels import Passages, to_latents, to_pixels
 from tilehires.stages.redraw import Layout, Painter, RedrawSettings, layout
 from tilehires.stages.refining import switch
@@ -163,7 +163,7 @@ class PassStage:
         passages = Passages(ready.model, tools, s.vae_mode, self.name, s.wrap)
         latents: torch.Tensor | None = None
         if isinstance(upscaler, LatentMode) and not self.layout(ready.model.vae_factor).tiles:
-            latents = enlarged(image.pixels, s.size, s.size.ceil_to(CANVAS), upscaler, passages)
+            latents = self._latents(image, upscaler, passages)
             upscaled, calls, shown = None, 0, self._shown(image.pixels, tools)
         else:
             upscaled, calls = self._upscaled(image.pixels, upscaler, tools)
@@ -172,7 +172,9 @@ class PassStage:
         own = self._with({"values": asked.values})
         begun = Begun(latents, asked.upscaled, shown if asked.upscaled is None else asked.upscaled)
         made = own.second_pass(begun, ready, passages, tools)
-        return replace(made, facts={"upscaler": values.upscaler, "upscaler_calls": calls, **made.facts, **asked.facts})
+        handed = {"latents": "handed over"} if latents is not None and image.latents is not None else {}
+        facts = {"upscaler": values.upscaler, "upscaler_calls": calls, **handed, **made.facts, **asked.facts}
+        return replace(made, facts=facts)
 
     def second_pass(self, begun: Begun, ready: Fitted, passages: Passages, tools: Tools) -> StageResult:
         """What is begun, re-noised and sampled, in tiles where it is large."""
@@ -318,6 +320,15 @@ class PassStage:
             return None
         first, value = next(iter(change.items()))
         return Less(self._with(change), f"{first} {value}")
+
+    def _latents(self, image: StageResult, upscaler: LatentMode, passages: Passages) -> torch.Tensor:
+        """Those of the canvas: a first pass's own, enlarged, or else of its pixels."""
+        size, canvas = self.settings.size, self.settings.size.ceil_to(CANVAS)
+        if image.latents is None:
+            return enlarged(image.pixels, size, canvas, upscaler, passages)
+        height, width = image.pixels.shape[:2]
+        scale, cells = (size.height / height, size.width / width), canvas.divided(passages.model.vae_factor)
+        return enlarged_latents(image.latents, scale, cells, upscaler, passages.wrap)
 
     def _shown(self, pixels: np.ndarray, tools: Tools) -> np.ndarray:
         """What a latent upscaler's latents show, for those who look at pixels: of any size, unless its edges must meet."""

@@ -1,11 +1,13 @@
-"""Another checkpoint for a pass. Pixels lie between passes, never latents, so that any pair of families goes together."""
+"""Another checkpoint for a pass. Pixels lie between passes, so that any pair of families goes together; but latents between
+a prompt's first pass and a latent upscaler, for which both must be of one family."""
 
 from __future__ import annotations
 
 from tilehires.config.settings import SamplingPass, Settings, hires_pass, tiled_pass
 from tilehires.diffusion import checkpoints
 from tilehires.diffusion.checkpoints import Checkpoint
-from tilehires.diffusion.family import REFINER
+from tilehires.diffusion.family import REFINER, SDXL
+from tilehires.errors import ConfigError
 
 MOST_STEPS, MOST_DENOISE = 10, 0.5  # beyond these another checkpoint repaints the picture instead of refining it
 
@@ -20,6 +22,21 @@ def checkpoint_of(values: SamplingPass, base: Checkpoint) -> Checkpoint:
 def passes_of(settings: Settings) -> tuple[tuple[str, SamplingPass], ...]:
     """The two kinds of passes by the name of their first, for an unknown seed."""
     return ("hires", hires_pass(settings, 0)), ("tiled.1", tiled_pass(settings, 0))
+
+
+def check_hand_over(settings: Settings, base: Checkpoint) -> None:
+    """Of a prompt's first pass made with `base`. Raise ConfigError where hires would get latents that it can't read."""
+    values = hires_pass(settings, 0)
+    if values.denoise == 0 or not values.upscaler.lower().startswith("latent"):
+        return
+    own = checkpoint_of(values, base)
+    shared = own.family is base.family or {own.family, base.family} <= {SDXL, REFINER}
+    if not shared or (own.vae_factor, own.latent_channels) != (base.vae_factor, base.latent_channels):
+        raise ConfigError(
+            f"hires.upscaler = {values.upscaler!r} hands the first pass's latents to hires, and {own.reference} "
+            f"({own.family.title}) can't read those of {base.reference} ({base.family.title}).",
+            hint="Use an upscaler of pixels (hires.upscaler=Lanczos, or a model), or a checkpoint of the same family.",
+        )
 
 
 def swap_notes(step: str, values: SamplingPass, base: Checkpoint, own: Checkpoint) -> tuple[str, ...]:
