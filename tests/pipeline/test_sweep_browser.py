@@ -43,7 +43,9 @@ def cell(number: int, output: dict[str, Any] | None, **more: Any) -> dict[str, A
         "score": None,
         "seed": 5,
     }
-    return body | {"settings": {"hires.scale": {"value": 3, "origin": "flag --scale"}}, "seconds": 2.5} | more
+    settings = {"hires.scale": {"value": 3, "origin": "flag --scale"}}
+    settings["check.limits"] = {"value": {"drift": 0.5, "nothing": None}, "origin": "flag --set"}
+    return body | {"settings": settings, "seconds": 2.5} | more
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +143,7 @@ def test_text_stays_text_and_nothing_is_fetched(browser: Browser, page: Path) ->
         "Too <i>soft</i>.",
         "Too large. Make it smaller.",
         "score 99.5",
+        "drift 0.5, nothing –  (flag --set)",
         "2.5 s",
     ):
         assert text in said

@@ -23,7 +23,8 @@ WIDEST = 3200  # pixels of the sheet's pictures side by side, while none is narr
 NARROWEST, LARGEST = 220, 640
 READ_WHOLE = 80_000_000  # pixels; of larger pictures the sheet shows a preview alone
 CROP = 0.6  # height of a crop ÷ its width
-GAP, MARGIN, FONT, LINE = 16, 24, 17, 24
+GAP, MARGIN = 16, 24
+FONTS = (15, 26)  # pixels; the larger the cells, since a larger sheet is looked at scaled down
 INK, SOFT, PAPER = (24, 24, 24), (105, 105, 100), (250, 250, 249)
 MARKED = {"error": (179, 38, 30), "warning": (125, 82, 0)}
 
@@ -151,20 +152,23 @@ def _drawn(body: Mapping[str, Any], pictures: Sequence[_Shown | None]) -> Image.
     width = max([NARROWEST, *(one.shape[1] for one in wholes)])
     high = max([NARROWEST // 2, *(one.shape[0] for one in wholes)])
     low = max([0, *(one.shape[0] + GAP // 2 for one in crops)])
-    lines = len(body["axes"])
-    height = lines * LINE + high + low + LINE + GAP
+    size = min(max(width // 24, FONTS[0]), FONTS[1])
+    lines, line_height = len(body["axes"]), round(size * 1.45)
+    height = lines * line_height + high + low + line_height + GAP
     sheet = Image.new(
-        "RGB", (2 * MARGIN + columns * (width + GAP) - GAP, 2 * MARGIN + 2 * LINE + rows * (height + GAP) - GAP), PAPER
+        "RGB",
+        (2 * MARGIN + columns * (width + GAP) - GAP, 2 * MARGIN + 2 * line_height + rows * (height + GAP) - GAP),
+        PAPER,
     )
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=FONT)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=size)
     room = sheet.width - 2 * MARGIN
     draw.text((MARGIN, MARGIN), _within(draw, font, _title(body, bool(crops)), room), INK, font)
     for number, (cell, one) in enumerate(zip(body["cells"], pictures, strict=True)):
         x = MARGIN + number % columns * (width + GAP)
-        y = MARGIN + 2 * LINE + number // columns * (height + GAP)
+        y = MARGIN + 2 * line_height + number // columns * (height + GAP)
         for line, text in enumerate(labels_of(cell["values"])):
-            draw.text((x, y + line * LINE), _within(draw, font, text, width), INK, font)
-        y += lines * LINE
+            draw.text((x, y + line * line_height), _within(draw, font, text, width), INK, font)
+        y += lines * line_height
         if one is None:
             draw.rectangle((x, y, x + width - 1, y + high - 1), outline=SOFT)
         else:

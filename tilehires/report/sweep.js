@@ -5,7 +5,7 @@ const $ = (id) => document.getElementById(id);
 const cells = createCells($("cells"), DATA.cells, DATA.input);
 let current = -1;
 
-function label(cell) {
+function caption(cell) {
   const parts = cell.labels.map((text) => {
     const at = text.indexOf(" ");
     return el("span", {}, visible(text.slice(0, at + 1)), el("b", {}, visible(text.slice(at + 1))));
@@ -23,7 +23,7 @@ function verdict(cell) {
 }
 
 const nodes = DATA.cells.map((cell, number) =>
-  el("article", { class: "cell" + (cell.status === "failed" ? " failed" : ""), tabindex: "0" }, label(cell), cells.boxes[number], verdict(cell)));
+  el("article", { class: "cell" + (cell.status === "failed" ? " failed" : ""), tabindex: "0" }, caption(cell), cells.boxes[number], verdict(cell)));
 
 function single() {
   return $("solo").getAttribute("aria-pressed") === "true";
