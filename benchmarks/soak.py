@@ -1,6 +1,6 @@
 """Kill the run at random moments, go on, compare: what "nothing lost, whatever happens" is worth.
 
-    python -m benchmarks.soak [--kills 100] [--seed 7]
+    python -m benchmarks.soak [--kills 100] [--seed 7] [--minutes 120]
 
 A folder of small images (a photograph with a face: hires, a detail pass, two tiled passes, checks; a drawing; two that
 need no model) is finished once undisturbed. Then runs of it are ended by SIGKILL, SIGTERM or SIGINT to the whole process
@@ -164,10 +164,10 @@ class Soak:
             raise RuntimeError(f"the undisturbed run ended with {code}: {self.log.read_text(encoding='utf-8')}")
         self._images, self._report = outputs(root / "whole"), report(root / "whole")
 
-    def all(self, kills: int) -> Tally:
-        """That many kills, each continued."""
-        tally = Tally()
-        while tally.killed < kills:
+    def all(self, kills: int, minutes: float = 120) -> Tally:
+        """That many kills, each continued; fewer where the time is up."""
+        tally, end = Tally(), time.monotonic() + 60 * minutes
+        while tally.killed < kills and time.monotonic() < end:
             output = self._root / f"{tally.runs}"
             for _ in range(self._dice.choice((1, 2, 4, 6))):
                 what = SIGNALS[tally.killed % len(SIGNALS)]
@@ -285,13 +285,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument(
+        "--minutes", type=float, default=120, help="End after that time, with the kills that were done."
+    )
     asked = parser.parse_args()
     words = ("--scale", "4", "--steps", "2", "--denoise", "0.3", "--device", "cpu")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         drawn(root / "in")
         soak = Soak(root, root / "in", (*words, "--set", "run.step_checkpoint=0"), asked.seed)
-        tally = soak.all(asked.kills)
+        tally = soak.all(asked.kills, asked.minutes)
     print(
         f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores"
     )

@@ -21,7 +21,7 @@ from tilehires.batch import log, maker, runner
 from tilehires.batch.patience import time_limit
 from tilehires.batch.space import MB, Space, night
 from tilehires.cli import main
-from tilehires.errors import ExitCode, ImageError
+from tilehires.errors import ExitCode, ImageError, MissingError
 from tilehires.images import decoder
 from tilehires.stages.redenoise import PassStage
 
@@ -62,6 +62,23 @@ def test_an_image_that_hangs_is_given_up_and_the_others_are_done(
     assert error["type"] == "ImageError" and "run.image_time_limit" in error["message"] and error["hint"]
     assert not leftovers(place.output)
     assert place.run(*FAST, "--set", "run.image_time_limit=300").code == ExitCode.OK
+
+
+def test_a_library_that_makes_another_error_of_the_limit_does_not_stop_the_run(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three(place)
+
+    def hang() -> None:
+        try:
+            time.sleep(60)
+        except BaseException as error:
+            raise MissingError("the model can't be loaded") from error
+
+    on_b(monkeypatch, hang)
+    ended = place.run(*FAST, "--set", "run.image_time_limit=2", "--set", "run.decode_isolated=false")
+    assert ended.code == ExitCode.IMAGES_FAILED, ended.out + ended.err
+    assert "run.image_time_limit" in place.images()["b.png"]["error"]["message"]
 
 
 def spin(seconds: float) -> None:
@@ -282,6 +299,32 @@ def test_until_takes_a_time_of_day(place: Workplace) -> None:
     three(place)
     assert place.run(*FAST, "--until", "25:00").code == ExitCode.USAGE
     assert not place.output.exists()
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("import"), MissingError("the model can't be loaded")])
+def test_a_library_that_swallows_ctrl_c_or_makes_another_error_of_it(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    three(place)
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+
+    def press() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            if error:
+                raise error from None
+
+    try:
+        with monkeypatch.context() as patch:
+            on_b(patch, press)
+            ended = place.run(*FAST, "--set", "run.decode_isolated=false")
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert ended.code == ExitCode.INTERRUPTED, ended.out + ended.err
+    assert "b.png" not in place.images() and "same command goes on" in ended.out
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])

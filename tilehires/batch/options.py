@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 STAGES = ("generate", "hires", "detail", "tiled", "check")
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """What isn't a setting because it changes no image. `force`: stages to redo, with all that follow ("tiled": all).
@@ -24,6 +28,7 @@ class RunOptions:
     `redo`: a reviewer's file of marks; then only the images marked so are made, and the others' records stand.
     `until`: local time after which no stage begins any more. `cluster`: the workers that make the images, where it isn't
     this process (`tilehires.batch.cluster.joined`). `watch`: go on with what comes into the folder.
+    `stopped`: whether the user has asked for the end; an error that comes after that is of its making.
     """
 
     force: tuple[str, ...] = ()
@@ -32,6 +37,7 @@ class RunOptions:
     command: str = ""
     cluster: Cluster | None = None
     watch: bool = False
+    stopped: Callable[[], bool] = _never
     callbacks: Callbacks = Callbacks()
     """The caller's own functions. They may change images: their keys are in the fingerprints."""
 

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
-from tilehires.errors import ImageError
+from tilehires.errors import ImageError, RunError
 
 AGAIN = 10.0  # seconds until a word that was swallowed, in a finaliser for instance, is said again
 
@@ -27,11 +27,15 @@ def time_limit(seconds: float, image: str) -> Iterator[None]:
     if seconds <= 0:
         yield
         return
+    rung: list[bool] = []
     alarms = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
     try:
-        with _alarm(seconds) if alarms else _watchdog(seconds):
+        with _alarm(seconds, rung) if alarms else _watchdog(seconds, rung):
             yield
-    except _TooLong:
+    except (_TooLong, RunError) as error:
+        if isinstance(error, RunError) and not rung:
+            raise
+        # Rung: a library may have made another error of it.
         raise ImageError(
             f"{image} took longer than {seconds:g} s and was given up (run.image_time_limit).",
             hint="Raise the limit, or look at the log for what it was at. Its finished stages are kept.",
@@ -39,8 +43,9 @@ def time_limit(seconds: float, image: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
+def _alarm(seconds: float, rung: list[bool]) -> Iterator[None]:
     def ring(*_: object) -> None:
+        rung.append(True)
         raise _TooLong
 
     before = signal.signal(signal.SIGALRM, ring)
@@ -53,12 +58,13 @@ def _alarm(seconds: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _watchdog(seconds: float) -> Iterator[None]:
+def _watchdog(seconds: float, rung: list[bool]) -> Iterator[None]:
     thread, ended = threading.get_ident(), threading.Event()
 
     def watch() -> None:
         pause = seconds
         while not ended.wait(pause):
+            rung.append(True)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_TooLong))
             pause = AGAIN
 

@@ -43,8 +43,6 @@ from tilehires.records import ErrorRecord, FileRecord, Record
 if TYPE_CHECKING:
     from tilehires.batch.cluster import Cluster, Done
 
-__all__ = ["RunOptions", "generate", "run"]
-
 REPORT_EVERY = 600.0
 """Seconds between two reports of a run that goes on."""
 Result = TypeVar("Result")
@@ -194,7 +192,6 @@ class _Run:
 
     def _watched(self, watch: Watch) -> None:
         """What is there and what comes, until the time is up, `run.limit` reached, or Ctrl-C pressed."""
-        said = False
         with contextlib.closing(watch.arrivals()) as arrivals:
             for self.found, images in arrivals:
                 if images:
@@ -202,9 +199,6 @@ class _Run:
                 if (self.limit and len(self.records) >= self.limit) or (self._late() and not self._left()):
                     return
                 self._ask()
-                if not said:
-                    self.progress.note(f"Watching {self.found.root} for more images; Ctrl-C ends it.")
-                    said = True
                 if self.unreported:
                     self._now_and_then(0)
 
@@ -310,10 +304,14 @@ class _Run:
 
     def _fenced(self, image: Found, work: Callable[[], Result]) -> Result | ErrorRecord:
         try:
-            return fenced(work, lambda text: self.log.traceback(image.id, text), self.workspace.logs)
+            made = fenced(work, lambda text: self.log.traceback(image.id, text), self.workspace.logs)
         except RunError:
+            self._heed()
             self.log.event("stop", id=image.id)
             raise
+        if isinstance(made, ErrorRecord):
+            self._heed()
+        return made
 
     def _end(self, image: Found, made: Record | ErrorRecord, seconds: float) -> None:
         """Keep and tell what came of an image, which took so long."""
@@ -346,8 +344,14 @@ class _Run:
 
     def _ask(self) -> None:
         """Before each stage: raise Interrupted once it is later than the run may last."""
+        self._heed()
         if self._late():
             raise Interrupted("The time is up (--until).", hint="The same command goes on from here.")
+
+    def _heed(self) -> None:
+        """Raise Interrupted where a library made nothing, or another error, of the user's Ctrl-C."""
+        if self.options.stopped():
+            raise Interrupted("The run was stopped.", hint="The same command goes on from here.")
 
     def _late(self) -> bool:
         return self.options.until is not None and datetime.now() >= self.options.until

@@ -42,6 +42,7 @@ class Watch:
         self._found = self._looked(first=True)
         with contextlib.closing(_changes(self._folder, min(TICK, self._settle), self._note)) as changes:
             ended, took = time.monotonic(), 0.0
+            self._note(f"Watching {self._folder} for more images; Ctrl-C ends it.")
             while True:
                 yield self._found, self._ready()
                 soon = bool(self._seen)

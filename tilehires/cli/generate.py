@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 import click
 
 from tilehires.cli.options import cluster_of, cluster_options, config_of, count_options, given, setting_options
 from tilehires.cli.run import OUTPUT
+from tilehires.cli.stopping import Stop
 
 
 @cluster_options
@@ -55,9 +55,12 @@ def generate(
     from tilehires.cli.bars import progress_for
 
     prompts = read_prompts(file) if file else (config.settings.generate.prompt if flagged else text or "",)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with cluster_of(ctx, cluster, workers) as hands, progress_for(quiet=quiet, verbose=verbose) as progress:
-        options = runner.RunOptions(force=force, cluster=hands)
+    with (
+        Stop() as stop,
+        cluster_of(ctx, cluster, workers) as hands,
+        progress_for(quiet=quiet, verbose=verbose) as progress,
+    ):
+        options = runner.RunOptions(force=force, cluster=hands, stopped=stop.asked)
         summary = runner.generate(config, prompts, output, root=file, options=options, progress=progress)
     if summary.exit_code or summary.warnings or not quiet:
         for line in summary.lines():

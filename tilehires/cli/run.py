@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 import click
 
 from tilehires.cli.options import cluster_of, cluster_options, config_of, prompt_options, setting_options
-from tilehires.errors import ExitCode
+from tilehires.cli.stopping import Stop
 
 SOURCE = click.argument("input", metavar="[INPUT]", default="input", type=click.Path(path_type=Path))
 OUTPUT = click.option(
@@ -31,17 +27,6 @@ def _until(ctx: click.Context, param: click.Parameter, value: str | None) -> dat
     now = datetime.now()
     today = datetime.combine(now.date(), asked)
     return today if today > now else today + timedelta(days=1)
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    """The first signal ends the run in order; whoever sends a second doesn't want to wait for the report either."""
-    for one in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(one, _stop_at_once)
-    raise KeyboardInterrupt
-
-
-def _stop_at_once(number: int, frame: FrameType | None) -> NoReturn:
-    os._exit(ExitCode.INTERRUPTED)
 
 
 @cluster_options
@@ -100,11 +85,12 @@ def run(
     from tilehires.batch import runner
     from tilehires.cli.bars import progress_for
 
-    # A stop asked for by the system (a shutdown, `kill`) keeps what is done, as Ctrl-C does.
-    for one in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(one, _stop)
-    with cluster_of(ctx, cluster, workers) as hands, progress_for(quiet=quiet, verbose=verbose) as progress:
-        options = runner.RunOptions(force=force, redo=redo, until=until, watch=watch, cluster=hands)
+    with (
+        Stop() as stop,
+        cluster_of(ctx, cluster, workers) as hands,
+        progress_for(quiet=quiet, verbose=verbose) as progress,
+    ):
+        options = runner.RunOptions(force=force, redo=redo, until=until, watch=watch, cluster=hands, stopped=stop.asked)
         summary = runner.run(config, input, output, options=options, progress=progress)
     if summary.exit_code or summary.warnings or not quiet:
         for line in summary.lines():
