@@ -37,7 +37,7 @@ import torch
 from PIL import Image
 from skimage.data import astronaut
 
-from tilehires.batch import process, runner
+from tilehires.batch import final, maker, process, runner
 from tilehires.batch.store import Store
 from tilehires.cli import main as tilehires
 from tilehires.errors import ExitCode
@@ -84,10 +84,10 @@ class Place:
 
     def watch(self) -> None:
         """Note from now on what this process is at."""
-        self._around(runner, "process", lambda *_: BETWEEN)
+        self._around(maker, "begin", lambda *_: BETWEEN)
         self._around(process.ladder, "run", lambda stage, *_: stage.name)
         self._around(Store, "put", lambda _, __, stage, *___: f"storing {stage.name}")
-        self._around(process, "write", lambda *_: "encoding the file")
+        self._around(final, "write", lambda *_: "encoding the file")
         self._around(process.Workspace, "publish", lambda *_: "moving the file to its name")
         self._around(process.Workspace, "write_record", lambda *_: "writing the record")
         self._around(runner, "report_of", lambda *_: LATE)

@@ -216,8 +216,9 @@ def test_a_disk_that_fills_or_turns_read_only_midway_stops_the_run(
     assert ended.code == ExitCode.USAGE, ended.out + ended.err
     assert "hint: " in ended.err and "Traceback" not in ended.err
     if kind == errno.ENOSPC:
-        assert "b.png needs up to 1 MB of disk, and " in ended.err and "tilehires plan" in ended.err
-    assert set(outputs(place.output)) == {"a.png"}
+        # Whichever met it first: a.png is written while b.png is computed.
+        assert ".png needs up to 1 MB of disk, and " in ended.err and "tilehires plan" in ended.err
+    assert set(outputs(place.output)) <= {"a.png"}
     assert place.run(*FAST).code == ExitCode.OK
     assert outputs(place.output) == outputs(place.root / "whole") and not leftovers(place.output)
 
@@ -246,10 +247,10 @@ def test_a_night_is_bounded_by_the_cache_limit() -> None:
 def failing(place: Workplace, monkeypatch: pytest.MonkeyPatch, error: Callable[[str], Exception]) -> list[Any]:
     three(place)
 
-    def fails(job: Any, context: Any, **_: Any) -> Any:
+    def fails(job: Any, *_: Any, **__: Any) -> Any:
         raise error(job.id)
 
-    monkeypatch.setattr(maker, "process", fails)
+    monkeypatch.setattr(maker, "begin", fails)
     assert place.run(*FAST).code == ExitCode.IMAGES_FAILED
     (path,) = (place.output / ".tilehires" / "runs").iterdir()
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

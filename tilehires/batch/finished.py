@@ -14,8 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tilehires import detectors
 from tilehires.batch.discover import Found
 from tilehires.batch.hashes import HashMemory
+from tilehires.batch.setup import Setup
+from tilehires.batch.workspace import Workspace
 from tilehires.files import append_line, atomic, read_lines
 from tilehires.records import Record
 
@@ -168,3 +171,12 @@ def stamp(file: Path) -> list[int]:
 def _digest(settings: Mapping[str, Any]) -> tuple[str, str]:
     text = json.dumps(settings)
     return hashlib.sha256(text.encode()).hexdigest()[:32], text
+
+
+def finished_of(setup: Setup, environment: Mapping[str, Any], workspace: Workspace, own: str) -> Finished:
+    """What earlier runs finished, as far as it is what this one would make. `own`: what callbacks add to the key."""
+    model = setup.config.settings.model
+    configs = [file for one in setup.checkpoints for file in one.configs]
+    depends = (*configs, Path(model.lora_folder), Path(model.embedding_folder), detectors.FOLDER)
+    key = run_key(setup.config.settings, setup.config.origins, environment, depends) + own
+    return Finished(workspace.finished, key, workspace.output, workspace.hashes)

@@ -35,7 +35,7 @@ RUN_WIDE = (
     *("memory.vram", "memory.ram", "memory.tile_batch"),
     *("run.device", "run.format", "run.cache_limit", "run.resolve_links"),
     *("run.decode_isolated", "run.decode_seconds"),
-    *("run.deterministic", "run.strict", "run.limit", "run.image_time_limit"),
+    *("run.deterministic", "run.strict", "run.limit", "run.image_time_limit", "run.overlap"),
     *("run.generate", "run.first_pass_only", "run.watch_settle"),
     *("run.on_finish", "run.on_finish_seconds"),
 )

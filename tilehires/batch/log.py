@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tilehires.files import writing
+from tilehires.records import Record
 
 KEPT = 50
 """Logs that stay, the newest: a scheduled run must not fill the disk by its logs alone."""
@@ -34,6 +35,18 @@ class RunLog:
         with writing(self._path):
             self._stream.write(json.dumps(line) + "\n")
             self._stream.flush()
+
+    def image(self, record: Record, seconds: float) -> None:
+        """An image's end."""
+        self.event(
+            "image",
+            id=record.id,
+            status=record.status,
+            cached=record.cached,
+            flagged=record.flagged,
+            seconds=round(seconds, 3),
+            error=record.error.message if record.error else None,
+        )
 
     def traceback(self, image: str, text: str) -> None:
         """Write why an image failed: the text once, then the name of the image whose it was as well."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
@@ -10,7 +11,7 @@ from tilehires.batch.attempts import milder
 from tilehires.batch.discover import Found
 from tilehires.batch.job import Job, prepare
 from tilehires.batch.outcome import environment_of
-from tilehires.batch.process import Context, process
+from tilehires.batch.process import Context, begin
 from tilehires.batch.setup import Setup
 from tilehires.batch.space import in_words, space_of
 from tilehires.batch.store import Store
@@ -56,16 +57,39 @@ class Maker:
 
     def make(self, task: Task) -> Made:
         """Bring one image to its finished file. Raises TilehiresError."""
+        begun = self.begin(task)
+        return begun if isinstance(begun, Made) else begun()
+
+    def begin(self, task: Task) -> Made | Callable[[], Made]:
+        """The same, as far as models are needed: what is returned does the rest, in any thread. Both raise TilehiresError."""
         image, checkpoint = task.image, self._setup.checkpoint
         workspace = self.context.workspace
         job = prepare(image, task.config, checkpoint, workspace.hashes, self.context.decoder)
-        space = space_of(job)
+
+        def made(record: Record) -> Made:
+            files = [path for stage in job.stages for path in stage.models]
+            return Made(record, {str(path): workspace.hashes.sha256(path) for path in files})
+
+        with self._told_the_need(job):
+            record = begin(job, self._context_of(job), second=self._second(job), accepted=task.accepted)
+        if isinstance(record, Record):
+            return made(record)
+
+        def rest() -> Made:
+            with self._told_the_need(job):
+                return made(record())
+
+        return rest
+
+    @contextlib.contextmanager
+    def _told_the_need(self, job: Job) -> Iterator[None]:
+        """A full disk is told of with what the image needs."""
         try:
-            record = process(job, self._context_of(job), second=self._second(job), accepted=task.accepted)
+            yield
         except DiskFullError as error:
-            need = f"{image.id} {in_words(space.total, workspace.output)}; `tilehires plan` says it for the whole run."
+            words = in_words(space_of(job).total, self.context.workspace.output)
+            need = f"{job.id} {words}; `tilehires plan` says it for the whole run."
             raise DiskFullError(error.message, hint=f"{need} {error.hint}") from error
-        return Made(record, {str(path): workspace.hashes.sha256(path) for stage in job.stages for path in stage.models})
 
     def _second(self, job: Job) -> tuple[Job, Context] | None:
         """How an image is made once more if it is flagged; None where it isn't."""

@@ -9,10 +9,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
-from tilehires import metadata
 from tilehires.batch import ladder
 from tilehires.batch.attempts import badness, flagged, tried, why
+from tilehires.batch.final import final_file, first_pass_file
 from tilehires.batch.job import Job
 from tilehires.batch.meter import Meter, Spent
 from tilehires.batch.store import Entry, Store, fingerprint
@@ -20,11 +21,11 @@ from tilehires.batch.workspace import Workspace
 from tilehires.checks import Finding
 from tilehires.diffusion import embeddings, lora
 from tilehires.errors import ImageError
-from tilehires.images import Decoder, Picture, write
+from tilehires.images import Decoder, Picture
 from tilehires.memory import Plan
+from tilehires.progress import Silent
 from tilehires.records import FileRecord, Record, StageRecord
 from tilehires.stages import Source, StageResult, Tools
-from tilehires.stages.alpha import resized_alpha
 from tilehires.stages.order import hook_keys
 from tilehires.stages.regions import output_regions
 
@@ -74,8 +75,16 @@ class Way:
         return record.status == "done" and [one.fingerprint for one in record.stages] == [*self.keys, self.written]
 
 
-def process(job: Job, context: Context, *, second: tuple[Job, Context] | None = None, accepted: str = "") -> Record:
-    """Bring one image to its finished file and return its record, also written to the workspace. Raises TilehiresError.
+def process(job: Job, context: Context) -> Record:
+    """Bring one image to its finished file and return its record, also written to the workspace. Raises TilehiresError."""
+    begun = begin(job, context)
+    return begun if isinstance(begun, Record) else begun()
+
+
+def begin(
+    job: Job, context: Context, *, second: tuple[Job, Context] | None = None, accepted: str = ""
+) -> Record | Callable[[], Record]:
+    """As `process`, but where no model is needed any more, what is left to do is returned: checks and writing, in any thread.
 
     `second`: how it is made once more if it is flagged; the better is kept. `accepted`: the hash of the output that a
     reviewer accepted; it is made anew as it was, and never once more.
@@ -95,13 +104,22 @@ def process(job: Job, context: Context, *, second: tuple[Job, Context] | None = 
             workspace.check_ours(name)
     picture = _read(job, context)
     try:
-        made = _better(ways, picture, attempts)
+        if len(ways) == 2:
+            return _ended(*_better(ways, picture), picture)
+        made = _compute(ways[0], ways[0].forced, picture.pixels, judged=False)
     except (lora.MisfitError, embeddings.MisfitError) as error:
         if _says_its_own_words(job):
             raise ImageError(error.message, hint=error.hint) from error
         raise
-    record = _finished(*made, picture)
-    workspace.write_record(record)
+    return partial(_ended, ways[0], made, attempts, picture)
+
+
+def _ended(way: Way, made: _Made, attempts: Attempts, picture: Picture) -> Record:
+    """The rest of an image whose pixels are there."""
+    while len(made.entries) < len(way.keys):
+        made = _judged(way, made)
+    record = _finished(way, made, attempts, picture)
+    way.context.workspace.write_record(record)
     return record
 
 
@@ -118,19 +136,19 @@ def _way(job: Job, context: Context) -> Way:
     return Way(job, context, tuple(keys), _write_key(job, keys[-1]), forced)
 
 
-def _better(ways: Sequence[Way], picture: Picture, attempts: Attempts) -> tuple[Way, _Made, Attempts]:
-    """The first way where it is the only one or isn't flagged, else the better of both; and what is recorded of the two."""
+def _better(ways: Sequence[Way], picture: Picture) -> tuple[Way, _Made, Attempts]:
+    """The first of two ways where it isn't flagged, else the better of both; and what is recorded of the two."""
     first = _compute(ways[0], ways[0].forced, picture.pixels)
-    if len(ways) == 1 or not flagged(first.findings):
-        return ways[0], first, attempts
+    if not flagged(first.findings):
+        return ways[0], first, ()
     ways[0].context.tools.progress.note(f"{ways[0].job.id}: flagged; it is made once more, milder.")
-    first = replace(first, pixels=NOTHING)  # one canvas at a time; the cache has it
+    first = replace(first, image=StageResult(NOTHING))  # one canvas at a time; the cache has it
     second = _compute(ways[1], ways[1].forced, picture.pixels)
     both = (first, second)
     scores = [badness(made.findings, made.score) for made in both]
     kept = int(scores[1] < scores[0])
     if not kept:
-        both = (replace(first, pixels=_compute(ways[0], len(ways[0].keys), picture.pixels).pixels), second)
+        both = (replace(first, image=_compute(ways[0], len(ways[0].keys), picture.pixels).image), second)
     reason = why(scores[kept], scores[1 - kept], scored=first.score is not None)
     told = tuple(
         {
@@ -147,8 +165,8 @@ def _finished(way: Way, made: _Made, attempts: Attempts, picture: Picture) -> Re
     """Write the file, or files, of an image; its record."""
     job = way.job
     started = time.monotonic()
-    before = _write_before(job, made.first, way.context) if job.before else None
-    output, notes = _write(job, picture, made, way.context)
+    before = first_pass_file(job, made.first, way.context.workspace, way.context.models) if job.before else None
+    output, notes = final_file(job, picture, made.pixels, made.findings, way.context.workspace, way.context.models)
     stages = [
         StageRecord(stage.name, key, spent.seconds, spent.cached, {**entry.facts, **spent.facts}, entry.environment)
         for stage, key, entry, spent in zip(job.stages, way.keys, made.entries, made.spendings, strict=True)
@@ -204,12 +222,18 @@ def described(job: Job) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Made:
-    """What the stages gave: the final pixels, the `first` ones (the input's, or a first pass's), what each said and took."""
+    """What the stages done so far gave: the last one's result, the `first` pixels (the input's, or a first pass's), what each
+    said and took.
+    """
 
-    pixels: np.ndarray
+    image: StageResult
     first: np.ndarray
     entries: list[Entry]
     spendings: list[Spent]
+
+    @property
+    def pixels(self) -> np.ndarray:
+        return self.image.pixels
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -220,8 +244,21 @@ class _Made:
         return next((entry.facts["score"] for entry in self.entries if "score" in entry.facts), None)
 
 
-def _compute(way: Way, forced: int, pixels: np.ndarray) -> _Made:
-    """Pass `pixels`, the input's, through the stages; what is cached before stage number `forced` is taken from there."""
+def _compute(way: Way, forced: int, pixels: np.ndarray, *, judged: bool = True) -> _Made:
+    """Pass `pixels`, the input's, through the stages; what is cached before stage number `forced` is taken from there.
+
+    Without `judged`, as far as models are needed.
+    """
+    made, stages = _from_cache(way, forced, pixels), way.job.stages
+    while len(made.entries) < len(stages):
+        if not judged and not any(stage.makes_pixels or stage.models for stage in stages[len(made.entries) :]):
+            break
+        way.context.ask()
+        made = _next(way, made)
+    return made
+
+
+def _from_cache(way: Way, forced: int, pixels: np.ndarray) -> _Made:
     job, keys, context = way.job, way.keys, way.context
     store, progress = context.store, context.tools.progress
     cached = [store.peek(key) for key in keys]
@@ -241,28 +278,49 @@ def _compute(way: Way, forced: int, pixels: np.ndarray) -> _Made:
             image = found
             break
         start = last
-    entries: list[Entry] = [entry for entry in cached[:start] if entry]
-    spendings = [Spent()] * start
-    for stage, key in zip(job.stages[start:], keys[start:], strict=True):
-        context.ask()
-        names = [earlier.name for earlier in job.stages]
-        source = Source(first, dict(zip(names, (entry.facts for entry in entries), strict=False)))
-        meter = Meter(context.tools.bay.device)
-        made, plan = ladder.run(
-            stage,
-            image,
-            source,
-            partial(_tools_for, context, key, job.config.settings.run.step_checkpoint),
-            context.tools.plan,
-            same_bytes=job.config.settings.run.deterministic,
-        )
-        environment = _environment(context, plan)
-        image = store.put(key, stage, made, environment)
-        if not entries and job.found.prompt:
-            first = image.pixels
-        entries.append(Entry(None, image.facts, image.findings, environment))
-        spendings.append(meter.read())
-    return _Made(image.pixels, first, entries, spendings)
+    return _Made(image, first, [entry for entry in cached[:start] if entry], [Spent()] * start)
+
+
+def _next(way: Way, made: _Made) -> _Made:
+    """One stage further."""
+    job, context, number = way.job, way.context, len(made.entries)
+    meter = Meter(context.tools.bay.device)
+    result, plan = ladder.run(
+        job.stages[number],
+        made.image,
+        _source(job, made),
+        partial(_tools_for, context, way.keys[number], job.config.settings.run.step_checkpoint),
+        context.tools.plan,
+        same_bytes=job.config.settings.run.deterministic,
+    )
+    return _stored(way, made, result, _environment(context, plan), meter)
+
+
+def _judged(way: Way, made: _Made) -> _Made:
+    """One stage further, which uses no model: another image may have them at the same time."""
+    context, stage = way.context, way.job.stages[len(made.entries)]
+    meter = Meter(torch.device("cpu"))
+    try:
+        result = stage.run(made.image, _source(way.job, made), replace(context.tools, progress=Silent()))
+    except MemoryError as error:
+        raise ImageError(
+            f"{stage.name}: the computer's memory ran out.",
+            hint="Close what else runs; the same command goes on from here.",
+        ) from error
+    return _stored(way, made, result, _environment(context, context.tools.plan), meter)
+
+
+def _source(job: Job, made: _Made) -> Source:
+    names = [stage.name for stage in job.stages]
+    return Source(made.first, dict(zip(names, (entry.facts for entry in made.entries), strict=False)))
+
+
+def _stored(way: Way, made: _Made, result: StageResult, environment: Mapping[str, Any], meter: Meter) -> _Made:
+    number = len(made.entries)
+    image = way.context.store.put(way.keys[number], way.job.stages[number], result, environment)
+    entry = Entry(None, image.facts, image.findings, environment)
+    first = image.pixels if number == 0 and way.job.found.prompt else made.first
+    return _Made(image, first, [*made.entries, entry], [*made.spendings, meter.read()])
 
 
 def _environment(context: Context, plan: Plan) -> dict[str, Any]:
@@ -298,52 +356,3 @@ def _is_current(previous: Record, ways: Sequence[Way], attempts: Attempts, conte
 def _stands(file: FileRecord, workspace: Workspace) -> bool:
     final = workspace.output / file.path
     return final.is_file() and workspace.hashes.sha256(final) == file.sha256
-
-
-def _write(job: Job, picture: Picture, made: _Made, context: Context) -> tuple[FileRecord, tuple[str, ...]]:
-    """Write the final file; returns its record, and notes on what its format couldn't hold."""
-    keep = job.config.settings.run.metadata
-    finished = replace(
-        picture,
-        pixels=made.pixels,
-        alpha=resized_alpha(picture.alpha, job.route),
-        texts=_texts(job, picture.texts, made.findings, context, first_pass=not job.route.steps),
-        exif=picture.exif if keep else None,
-        xmp=picture.xmp if keep else None,
-        iptc=picture.iptc if keep else None,
-    )
-    return _published(job, finished, job.found.output, context)
-
-
-def _write_before(job: Job, pixels: np.ndarray, context: Context) -> FileRecord:
-    """Write the first pass of a prompt beside its output."""
-    picture = Picture(pixels, texts=_texts(job, {}, (), context, first_pass=True))
-    return _published(job, picture, job.before, context)[0]
-
-
-def _texts(
-    job: Job, texts: Mapping[str, str], findings: Sequence[Finding], context: Context, *, first_pass: bool
-) -> Mapping[str, str]:
-    if not job.config.settings.run.metadata:
-        return {}
-    return metadata.texts_for(
-        texts,
-        job.config.settings,
-        job.seed,
-        findings,
-        size=job.size,
-        origins=job.config.origins,
-        models=context.models,
-        first_pass=first_pass,
-    )
-
-
-def _published(job: Job, picture: Picture, name: str, context: Context) -> tuple[FileRecord, tuple[str, ...]]:
-    run = job.config.settings.run
-    staged = context.workspace.staging / f"output.{run.format}"
-    try:
-        notes = write(staged, picture, format=run.format, quality=run.quality, bits=run.bits)
-        digest = context.workspace.publish(staged, name)
-    finally:
-        staged.unlink(missing_ok=True)  # it is there only when the image failed
-    return FileRecord(name, (picture.size.width, picture.size.height), digest), notes

@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from tilehires import detectors
+from tilehires.batch.behind import Behind, Waiting
 from tilehires.batch.copies import keep_copy
 from tilehires.batch.determinism import deterministic_algorithms
 from tilehires.batch.discover import Discovery, Found, discover
 from tilehires.batch.fence import fenced
 from tilehires.batch.finish import Finish
-from tilehires.batch.finished import Finished, run_key
+from tilehires.batch.finished import finished_of
 from tilehires.batch.job import decoder_of
 from tilehires.batch.log import RunLog
 from tilehires.batch.maker import Made, Maker, Task, context_of
@@ -29,14 +29,15 @@ from tilehires.batch.outcome import report_of
 from tilehires.batch.patience import time_limit
 from tilehires.batch.prompts import jobs_of, pictures_of, previews
 from tilehires.batch.setup import Setup, set_up
-from tilehires.batch.summary import Summary
+from tilehires.batch.summary import Summary, summary_of
 from tilehires.batch.watch import Watch
 from tilehires.batch.workspace import Workspace
 from tilehires.callbacks import Callbacks
 from tilehires.config import Config
 from tilehires.errors import Interrupted, RunError
 from tilehires.files import writing
-from tilehires.images import Decoder, suffix_of
+from tilehires.images import suffix_of
+from tilehires.images.ahead import Ahead
 from tilehires.progress import BatchProgress, SilentBatch
 from tilehires.records import ErrorRecord, FileRecord, Record
 
@@ -123,7 +124,7 @@ def _all(
         workspace.locked(),
         deterministic,
         contextlib.closing(RunLog(workspace.logs)) as log,
-        decoder_of(setup.config) as decoder,
+        Ahead(decoder_of(setup.config)) as decoder,
     ):
         summary = _Run(setup, found, workspace, options, progress, log, marks, decoder, watch, finish).all()
     return replace(summary, warnings=finish.warnings)
@@ -141,34 +142,30 @@ class _Run:
         progress: BatchProgress,
         log: RunLog,
         marks: Sequence[Mark],
-        decoder: Decoder,
+        decoder: Ahead,
         watch: Watch | None,
         finish: Finish,
     ) -> None:
-        self.config = setup.config
-        self.setup, self.found, self.workspace, self.options = setup, found, workspace, options
+        self.config, self.setup, self.found, self.workspace, self.options = (
+            setup.config,
+            setup,
+            found,
+            workspace,
+            options,
+        )
         self.progress, self.log, self.watch, self.finish = progress, log, watch, finish
-        self.started = time.time()
+        self.started, self.ahead, self.marks = time.time(), decoder, Marks(workspace.marks)
         self.records: dict[str, Record] = {}
-        self.marks = Marks(workspace.marks)
         self.marks.review(marks, workspace, self.config, progress.note)
         self.context = context_of(
             setup, workspace, decoder, progress, force=forced(options.force), ask=self._ask, callbacks=options.callbacks
         )
         self.maker = Maker(setup, self.context)
-        self.action = self.config.settings.check.action
-        self.finished = self._finished(setup)
+        self.finished = finished_of(
+            setup, self.context.environment, workspace, options.callbacks.identity(self.context.run)
+        )
         self.reported, self.report_took, self.unreported = time.monotonic(), 0.0, False
         self.limit = self.config.settings.run.limit or None
-
-    def _finished(self, setup: Setup) -> Finished:
-        """What earlier runs finished, as far as it is what this one would make."""
-        model = setup.config.settings.model
-        configs = [file for one in setup.checkpoints for file in one.configs]
-        depends = (*configs, Path(model.lora_folder), Path(model.embedding_folder), detectors.FOLDER)
-        key = run_key(setup.config.settings, setup.config.origins, self.context.environment, depends)
-        key += self.options.callbacks.identity(self.context.run)
-        return Finished(self.workspace.finished, key, self.workspace.output, self.workspace.hashes)
 
     def all(self) -> Summary:
         """Every image in turn, then the report."""
@@ -196,7 +193,7 @@ class _Run:
             for self.found, images in arrivals:
                 if images:
                     self._batch(images)
-                if (self.limit and len(self.records) >= self.limit) or (self._late() and not self._left()):
+                if (self.limit and len(self.records) >= self.limit) or (self._late() and not self._summary(False).left):
                     return
                 self._ask()
                 if self.unreported:
@@ -213,11 +210,17 @@ class _Run:
             self.progress.end_batch()
 
     def _all_here(self, todo: Sequence[Found]) -> None:
-        for image in todo:
-            self._ask()
-            over = self.limit and len(self.records) >= self.limit and image.id not in self.records
-            if not over and (self.watch is None or self.watch.stands(image)):
-                self._one(image)
+        """One after the other. While one is computed, the one before it is checked and written, the next one is decoded."""
+        with Behind() as self.behind:
+            try:
+                for image, following in zip(todo, (*todo[1:], None), strict=False):
+                    self._ask()
+                    begun = len(self.records) + bool(self.behind.waiting)
+                    over = self.limit and begun >= self.limit and image.id not in self.records
+                    if not over and (self.watch is None or self.watch.stands(image)):
+                        self._one(image, following)
+            finally:
+                self._settle()
 
     def _all_by(self, cluster: Cluster, todo: Sequence[Found]) -> None:
         """Hand each image to the next worker that is free, and keep what comes back."""
@@ -276,17 +279,36 @@ class _Run:
         record = self.workspace.record(image.id)
         return record and replace(record, cached=True)
 
-    def _one(self, image: Found) -> None:
+    def _one(self, image: Found, following: Found | None) -> None:
         """One image behind the fence: whatever goes wrong with it is its own record, unless the run itself can't go on."""
         self.progress.begin_image(image.id)
         began = time.monotonic()
+        settings = self.config.settings.run
 
-        def work() -> Record:
-            with time_limit(self.config.settings.run.image_time_limit, image.id):
-                known = self._known(image)
-                return known or self._taken(image, self.maker.make(self._task(image)))
+        def work() -> Record | Callable[[], Made]:
+            with time_limit(settings.image_time_limit, image.id):
+                if known := self._known(image):
+                    return known
+                if settings.overlap and following and not following.prompt and not self._known(following):
+                    self.ahead.then(following.path, max_pixels=settings.max_pixels)
+                begun = self.maker.begin(self._task(image))
+                return self._taken(image, begun) if isinstance(begun, Made) else begun
 
-        self._end(image, self._fenced(image, work), time.monotonic() - began)
+        made = self._fenced(image, work)
+        self._settle()
+        if isinstance(made, Record | ErrorRecord):
+            self._end(image, made, time.monotonic() - began)
+            return
+        self.behind.begin(Waiting(image, began), made, settings.image_time_limit)
+        if not settings.overlap:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Wait for the image behind, and keep what came of it. Interrupted in it, it can be called again."""
+        if waiting := self.behind.waiting:
+            record = self._fenced(waiting.image, lambda: self._taken(waiting.image, self.behind.result()))
+            self.behind.waiting = None
+            self._end(waiting.image, record, time.monotonic() - waiting.began)
 
     def _known(self, image: Found) -> Record | None:
         """The record of an image that needn't be made, as far as that is known without opening it."""
@@ -317,28 +339,21 @@ class _Run:
         """Keep and tell what came of an image, which took so long."""
         record = self._failed(image, made) if isinstance(made, ErrorRecord) else made
         record = self.marks.reviewed(record)
-        if self.action == "review" and (said := keep_copy(record, image.output, self.workspace)):
+        if self.config.settings.check.action == "review" and (said := keep_copy(record, image.output, self.workspace)):
             self.progress.note(said)
         self.records[image.id] = record
         self.unreported = True
         if not record.cached:
             self.context.store.trim()
-        self.log.event(
-            "image",
-            id=image.id,
-            status=record.status,
-            cached=record.cached,
-            flagged=record.flagged,
-            seconds=round(seconds, 3),
-            error=record.error.message if record.error else None,
-        )
+        self.log.image(record, seconds)
         self.progress.end_image("cached" if record.cached else record.status)
         self._now_and_then()
 
     def _failed(self, image: Found, error: ErrorRecord) -> Record:
         self.progress.note(f"{image.id}: {error.message} {error.hint}".rstrip())
-        source = None if image.prompt else FileRecord(image.id, (0, 0), "")
-        record = Record(image.id, source, None, "failed", error=error)
+        record = Record(
+            image.id, None if image.prompt else FileRecord(image.id, (0, 0), ""), None, "failed", error=error
+        )
         self.workspace.write_record(record)
         return record
 
@@ -356,10 +371,6 @@ class _Run:
     def _late(self) -> bool:
         return self.options.until is not None and datetime.now() >= self.options.until
 
-    def _left(self) -> int:
-        """Images that aren't reached as yet."""
-        return sum(image.id not in self.records for image in self.found.found)
-
     def _now_and_then(self, every: float = REPORT_EVERY) -> None:
         """The report of a night that goes on, so seldom that it takes a twentieth of the time at most."""
         if time.monotonic() - self.reported > max(every, 20 * self.report_took):
@@ -374,14 +385,7 @@ class _Run:
         return summary
 
     def _summary(self, interrupted: bool) -> Summary:
-        skipped = [
-            Record(file.id, FileRecord(file.id, (0, 0), ""), None, "skipped", notes=(file.reason,))
-            for file in self.found.skipped
-        ]
-        # In the order of the ids also where workers finished in another.
-        order = {image.id: number for number, image in enumerate(self.found.found)}
-        made = sorted(self.records.values(), key=lambda record: order.get(record.id, len(order)))
-        return Summary((*made, *skipped), self._left(), interrupted, self.config.settings.run.strict)
+        return summary_of(self.records, self.found, interrupted, self.config.settings.run.strict)
 
     def _report(self, interrupted: bool) -> Summary:
         began = time.monotonic()

@@ -215,6 +215,9 @@ class RunSettings(Section):
         False, description="Stop after the first pass of prompts, to look at previews; images are left alone."
     )
     limit: int = Field(0, ge=0, description="Do only the first N images; 0: all.")
+    overlap: bool = Field(
+        True, description="Decode the next image, and check and write the last one, while one is computed."
+    )
     image_time_limit: float = Field(
         0, ge=0, le=1e7, description="Give an image up after that many seconds and go on with the next; 0: never."
     )

@@ -1,0 +1,151 @@
+"""The next image is decoded, the last one checked and written, while one is computed; nothing else differs for it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.batches import Workplace, draw, outputs
+from tilehires.batch import final
+from tilehires.batch.runner import run
+from tilehires.config import Config
+from tilehires.errors import ExitCode, ImageError
+from tilehires.images import InProcess, Isolated
+from tilehires.images.ahead import Ahead
+from tilehires.stages.check import CheckStage
+from tilehires.stages.redenoise import PassStage
+
+LONG = 60  # seconds: only a fault waits so long
+
+
+@pytest.fixture
+def quick() -> Config:
+    return Config.load().with_layer({"hires": {"denoise": 0, "upscaler": "Lanczos"}}, "test")
+
+
+def alone(config: Config) -> Config:
+    return config.with_layer({"run": {"overlap": False}}, "test")
+
+
+def test_an_image_is_written_while_the_next_one_is_computed(
+    place: Workplace, quick: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(place.input / "a.png")
+    draw(place.input / "b.png", seed=1)
+    assert run(alone(quick), place.input, place.root / "alone").exit_code == ExitCode.OK
+    real_write, real_run, computing = final.write, PassStage.run, threading.Event()
+
+    def write(path: Path, *rest: Any, **named: Any) -> Any:
+        assert computing.wait(LONG), "nothing was computed meanwhile"
+        return real_write(path, *rest, **named)
+
+    def second(stage: PassStage, *rest: Any) -> Any:
+        seen.append(threading.current_thread())
+        if len(seen) == 2:
+            computing.set()
+        return real_run(stage, *rest)
+
+    seen: list[threading.Thread] = []
+    monkeypatch.setattr(final, "write", write)
+    monkeypatch.setattr(PassStage, "run", second)
+    summary = run(quick, place.input, place.output)
+    assert summary.exit_code == ExitCode.OK and [record.id for record in summary.records] == ["a.png", "b.png"]
+    assert set(seen) == {threading.main_thread()}, "models stay in one thread"
+    assert outputs(place.output) == outputs(place.root / "alone")
+
+
+@pytest.mark.parametrize("error", [ImageError("It broke."), ZeroDivisionError("oh"), MemoryError()])
+def test_what_fails_behind_is_its_own_image(
+    place: Workplace, quick: Config, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    for seed, name in enumerate("abc"):
+        draw(place.input / f"{name}.png", 8 + seed, 8, seed=seed)
+    real = CheckStage.run
+
+    def check(stage: CheckStage, image: Any, *rest: Any) -> Any:
+        if image.pixels.shape[1] == 18:
+            raise error
+        return real(stage, image, *rest)
+
+    monkeypatch.setattr(CheckStage, "run", check)
+    summary = run(quick, place.input, place.output)
+    assert summary.exit_code == ExitCode.IMAGES_FAILED
+    assert [(record.id, record.status) for record in summary.records] == [
+        ("a.png", "done"),
+        ("b.png", "failed"),
+        ("c.png", "done"),
+    ]
+    monkeypatch.undo()
+    again = run(quick, place.input, place.output)
+    assert again.exit_code == ExitCode.OK and again.cached == 2
+
+
+def test_interrupted_the_image_behind_is_kept(place: Workplace, quick: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(place.input / "a.png")
+    draw(place.input / "b.png", seed=1)
+    real, begun = PassStage.run, []
+
+    def pressed(stage: PassStage, *rest: Any) -> Any:
+        begun.append(stage.name)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return real(stage, *rest)
+
+    monkeypatch.setattr(PassStage, "run", pressed)
+    summary = run(quick, place.input, place.output)
+    assert summary.interrupted and [record.status for record in summary.records] == ["done"]
+    assert set(outputs(place.output)) == {"a.png"}
+
+
+class Reads(InProcess):
+    """Counts, and tells when something was read."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.read_one = threading.Event()
+
+    def read(self, path: Path, **named: Any) -> Any:
+        picture = super().read(path, **named)
+        self.names.append(path.name)
+        self.read_one.set()
+        return picture
+
+
+def picture(path: Path, level: int) -> Path:
+    Image.fromarray(np.full((5, 6, 3), level, np.uint8)).save(path)
+    return path
+
+
+def test_the_next_file_is_read_once_and_a_changed_one_again(tmp_path: Path) -> None:
+    first, second, third = (picture(tmp_path / f"{n}.png", n) for n in (1, 2, 3))
+    reads = Reads()
+    with Ahead(reads) as ahead:
+        ahead.then(second)
+        assert round(float(ahead.read(first).pixels.mean()) * 255) == 1
+        ahead.then(third)
+        assert round(float(ahead.read(second).pixels.mean()) * 255) == 2
+        assert reads.names == ["1.png", "2.png"] or reads.names == ["1.png", "2.png", "3.png"]
+        for _ in range(LONG * 10):
+            if len(reads.names) == 3:
+                break
+            threading.Event().wait(0.1)
+        picture(third, 200)
+        assert round(float(ahead.read(third).pixels.mean()) * 255) == 200
+        assert reads.names == ["1.png", "2.png", "3.png", "3.png"]
+
+
+def test_a_file_that_breaks_ahead_fails_at_its_own_turn(tmp_path: Path) -> None:
+    good, bad = picture(tmp_path / "good.png", 1), tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    with Ahead(Isolated()) as ahead:
+        ahead.then(bad)
+        ahead.read(good)
+        with pytest.raises(ImageError):
+            ahead.read(bad)
+        ahead.then(tmp_path / "gone.png")
+        ahead.read(good)
