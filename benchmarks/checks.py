@@ -232,7 +232,7 @@ class Judged:
         false = np.mean([above(values, names, limit) for values in self.good])
         precision = recall / (recall + false) if recall + false else float("nan")
         areas = [auc([v[n] for v in self.good if n in v], [v[n] for v in bad if n in v]) for n in names]
-        return f"{recall:9.2f}{precision:7.2f}{max(areas):6.2f}{len(bad) - len(judged):5}"
+        return f"{recall:11.2f}{precision:7.2f}{max(areas):6.2f}{len(bad) - len(judged):5}"
 
 
 def flags(lot: Lot, good: Sequence[Mapping[str, float]], limit: Mapping[str, float]) -> list[bool]:
@@ -269,7 +269,7 @@ def main() -> None:
         )
         for scale in scales
     ]
-    head = "".join(f"{f'{scale}x recall':>11}  prec.   AUC  n/a"[2:] for scale in scales)
+    head = "".join(f"{f'{scale}x recall':>11}  prec.   AUC  n/a" for scale in scales)
     print(f"{'defect':18}{'severity':>9}{head}")
     for kind, (_, _, severities) in DEFECTS.items():
         for severity in severities[1:2] if given.middle else severities:
