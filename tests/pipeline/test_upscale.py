@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,13 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 from skimage.data import astronaut
+from spandrel import Architecture, ArchSupport, ImageModelDescriptor, ModelLoader, UnsupportedModelError
 
 from tests import tiny_upscalers
 from tests.batches import Workplace, draw, drawing, outputs, workplace
 from tilehires.errors import ExitCode, MissingError
 from tilehires.geometry import Box, Size
-from tilehires.upscalers import restore
+from tilehires.upscalers import loading, restore
 from tilehires.upscalers.faces import frontal_faces
 from tilehires.upscalers.loading import load_restorer
 from tilehires.upscalers.restore import SIDE, FaceRestorer, feather, framed
@@ -217,6 +220,67 @@ def test_gfpgan_and_codeformer_get_what_they_were_trained_on(monkeypatch: pytest
     face = np.full((SIDE, SIDE, 3), 0.25, np.float32)
     made = restore._run(Descriptor(), face)  # type: ignore[arg-type]
     assert torch.all(seen[0] == -0.5) and np.allclose(made, 0.375)
+
+
+def codeformers_names() -> dict[str, torch.Tensor]:
+    """A file with the tensors that CodeFormer is told by. Its VQGAN has one size, of 60 million numbers: too many for tests."""
+    names = ("position_emb", "idx_pred_layer.1.weight", "quantize.embedding.weight", "encoder.blocks.0.weight")
+    return {name: torch.zeros(2, 2) for name in (*names, "ft_layers.0.self_attn.in_proj_weight")}
+
+
+def test_codeformer_without_its_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    path = tiny_upscalers.save(codeformers_names(), tmp_path / "codeformer.pth")
+    with pytest.raises(MissingError) as refused:
+        load_restorer(path)
+    assert "pip install spandrel_extra_arches" in refused.value.hint
+
+
+def test_codeformer_comes_from_its_package_and_gets_what_it_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for spandrel_extra_arches: a registry with an architecture of that name, which notes what it sees."""
+    seen: list[torch.Tensor] = []
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.position_emb = torch.nn.Parameter(torch.zeros(2, 2))
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+            seen.append(x)
+            return x * 0.5, None
+
+    class CodeFormer(Architecture[Net]):
+        def __init__(self) -> None:
+            super().__init__(id="CodeFormer", detect=lambda state: "position_emb" in state)
+
+        def load(self, state_dict: Any) -> ImageModelDescriptor[Net]:
+            return ImageModelDescriptor(
+                Net(),
+                {"position_emb": state_dict["position_emb"]},
+                architecture=self,
+                purpose="FaceSR",
+                tags=[],
+                supports_half=False,
+                supports_bfloat16=True,
+                scale=1,
+                input_channels=3,
+                output_channels=3,
+                call_fn=lambda model, image: model(image)[0],
+            )
+
+    package = types.ModuleType("spandrel_extra_arches")
+    package.__spec__ = ModuleSpec(package.__name__, None)
+    package.EXTRA_REGISTRY = (ArchSupport.from_architecture(CodeFormer()),)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, package.__name__, package)
+    path = tiny_upscalers.save(codeformers_names(), tmp_path / "codeformer.pth")
+    image = np.full((64, 64, 3), 0.25, np.float32)
+    made, [face] = FaceRestorer(path, find=lambda image: (Box(20, 20, 44, 44),)).restore(image)
+    assert torch.all(seen[0] == -0.5), "[-1, 1], not [0, 1]"
+    assert made[32, 32] == pytest.approx(0.375) and (made[0] == image[0]).all() and face == Box(20, 20, 44, 44)
+    with pytest.raises(UnsupportedModelError):
+        ModelLoader().load_from_file(path)  # spandrel's own list stays as it is
 
 
 def test_an_upscaler_is_no_face_restorer_and_the_other_way_round(restorer: FaceRestorer, tmp_path: Path) -> None:
