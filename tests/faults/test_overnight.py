@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.batches import FAST, Workplace, draw, leftovers, outputs
-from tilehires.batch import log, maker, runner
+from tilehires.batch import log, maker
 from tilehires.batch.patience import time_limit
 from tilehires.batch.space import MB, Space, night
 from tilehires.cli import main
@@ -286,7 +286,7 @@ def test_until_finishes_the_stage_at_work_and_the_next_run_goes_on(
             return datetime.now() + timedelta(days=2 if late else 0)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "datetime", Clock)
+        patch.setattr("tilehires.batch.options.datetime", Clock)
         on_b(patch, lambda: late.append(True))
         ended = place.run(*FAST, "--scale", "4", "--until", "07:00")
     assert ended.code == ExitCode.INTERRUPTED, ended.out + ended.err

@@ -19,7 +19,7 @@ import watchfiles
 from PIL import Image
 
 from tests.batches import FAST, Workplace, draw, drawing, outputs
-from tilehires.batch import runner, watch
+from tilehires.batch import watch
 from tilehires.errors import ExitCode
 
 SETTLE = ("--watch", "--set", "run.watch_settle=0.3", "--set", "run.decode_isolated=false", *FAST)
@@ -173,7 +173,7 @@ def test_until_ends_the_watch(place: Workplace, monkeypatch: pytest.MonkeyPatch,
                     late.append(True)
 
     draw(place.input / "a.png")
-    monkeypatch.setattr(runner, "datetime", Clock)
+    monkeypatch.setattr("tilehires.batch.options.datetime", Clock)
     with meanwhile(work):
         ended = place.run(*SETTLE, "--until", "07:00")
     assert ended.code == (ExitCode.INTERRUPTED if growing else ExitCode.OK), ended.out + ended.err

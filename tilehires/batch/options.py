@@ -41,6 +41,10 @@ class RunOptions:
     callbacks: Callbacks = Callbacks()
     """The caller's own functions. They may change images: their keys are in the fingerprints."""
 
+    def late(self) -> bool:
+        """Whether it is later than the run may last."""
+        return self.until is not None and datetime.now() >= self.until
+
     def check_watch(self, source: Path) -> None:
         """Raise ConfigError where `watch` can't go with the rest."""
         if self.watch and (source.is_file() or self.redo or self.cluster):

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -146,13 +145,8 @@ class _Run:
         watch: Watch | None,
         finish: Finish,
     ) -> None:
-        self.config, self.setup, self.found, self.workspace, self.options = (
-            setup.config,
-            setup,
-            found,
-            workspace,
-            options,
-        )
+        self.config, self.setup, self.found = setup.config, setup, found
+        self.workspace, self.options = workspace, options
         self.progress, self.log, self.watch, self.finish = progress, log, watch, finish
         self.started, self.ahead, self.marks = time.time(), decoder, Marks(workspace.marks)
         self.records: dict[str, Record] = {}
@@ -193,7 +187,9 @@ class _Run:
             for self.found, images in arrivals:
                 if images:
                     self._batch(images)
-                if (self.limit and len(self.records) >= self.limit) or (self._late() and not self._summary(False).left):
+                if (self.limit and len(self.records) >= self.limit) or (
+                    self.options.late() and not self._summary(False).left
+                ):
                     return
                 self._ask()
                 if self.unreported:
@@ -226,11 +222,16 @@ class _Run:
         """Hand each image to the next worker that is free, and keep what comes back."""
         until = self.options.until.timestamp() if self.options.until else None
         workspace = self.workspace
+
+        def told(text: str) -> None:
+            self.log.event("worker", text=text)
+            self.progress.note(text)
+
         try:
             with cluster.working(
                 self.setup, workspace.output, workspace.staging, force=self.context.force, until=until
             ):
-                for done in cluster.images(self._unmade(todo), self._of_workers):
+                for done in cluster.images(self._unmade(todo), told):
                     self._keep(done)
         finally:
             workspace.tidy()
@@ -246,10 +247,6 @@ class _Run:
             else:
                 self.progress.begin_image(image.id)
                 self._end(image, known, time.monotonic() - began)
-
-    def _of_workers(self, text: str) -> None:
-        self.log.event("worker", text=text)
-        self.progress.note(text)
 
     def _keep(self, done: Done) -> None:
         """What a worker answered."""
@@ -360,16 +357,13 @@ class _Run:
     def _ask(self) -> None:
         """Before each stage: raise Interrupted once it is later than the run may last."""
         self._heed()
-        if self._late():
+        if self.options.late():
             raise Interrupted("The time is up (--until).", hint="The same command goes on from here.")
 
     def _heed(self) -> None:
         """Raise Interrupted where a library made nothing, or another error, of the user's Ctrl-C."""
         if self.options.stopped():
             raise Interrupted("The run was stopped.", hint="The same command goes on from here.")
-
-    def _late(self) -> bool:
-        return self.options.until is not None and datetime.now() >= self.options.until
 
     def _now_and_then(self, every: float = REPORT_EVERY) -> None:
         """The report of a night that goes on, so seldom that it takes a twentieth of the time at most."""
