@@ -187,6 +187,27 @@ def test_killed_after_the_switch_it_goes_on_with_the_refiner(
     assert outputs(work.output) == outputs(work.root / "whole")
 
 
+def test_a_first_pass_switches_too_and_hires_inherits_its_refiner(
+    work: Workplace, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[bool] = []
+    real = Predictor.__call__
+
+    def noted(self: Predictor, *arguments: Any) -> Any:
+        scored.append(self.model.scored)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Predictor, "__call__", noted)
+    small = ("--set", "generate.width=32", "--set", "generate.height=32", "--set", "generate.steps=4")
+    words = ("--checkpoint", models["xl"], "--set", f"generate.refiner={models['refiner']}", *QUICK, *EVENLY, *small)
+    ended = work.command("generate", "a fox", "-o", work.output, *words, "--set", "generate.switch_at=0.5")
+    assert ended.code == 0, ended.err
+    assert scored == [False, False, True, True] * 2
+    [image] = work.report()["images"]
+    first = next(stage["facts"] for stage in image["stages"] if stage["name"] == "generate")
+    assert (first["refiner"], first["switch_at"]) == ("refiner.safetensors", 0.5)
+
+
 def test_the_preset_doubles_a_first_pass_and_refines_it_with_the_same_seed(
     work: Workplace, models: dict[str, Path]
 ) -> None:

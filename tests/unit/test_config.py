@@ -386,6 +386,19 @@ def test_set_without_a_setting_is_refused(text: str) -> None:
 # Inheritance
 
 
+def test_a_refiner_is_inherited_unless_a_pass_has_a_checkpoint_of_its_own() -> None:
+    def refiners(**settings: dict[str, str]) -> tuple[str | None, str | None]:
+        made = Config.load().with_layer({"generate": {"refiner": "r", "switch_at": 0.7}, **settings}, "test").settings
+        assert generate_pass(made, 0).refiner == "r"
+        return hires_pass(made, 0).refiner, tiled_pass(made, 0).refiner
+
+    assert refiners() == ("r", "r")
+    assert refiners(hires={"refiner": ""}) == (None, None)
+    assert refiners(hires={"checkpoint": "other"}) == (None, None)
+    assert refiners(tiled={"checkpoint": "other"}) == ("r", None)
+    assert refiners(tiled={"checkpoint": "other", "refiner": "s"}) == ("r", "s")
+
+
 def test_passes_inherit_downwards() -> None:
     values = {
         "generate": {"prompt": "a fox", "cfg": 5},

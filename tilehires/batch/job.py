@@ -31,7 +31,7 @@ from tilehires.upscalers.loading import load_restorer
 RUN_WIDE = (
     *("model.checkpoint", "model.vae", "model.dtype", "model.prediction"),
     *("hires.checkpoint", "hires.vae", "tiled.checkpoint", "tiled.vae"),
-    *("hires.refiner", "tiled.refiner"),
+    *("generate.refiner", "hires.refiner", "tiled.refiner"),
     *("memory.vram", "memory.ram", "memory.tile_batch"),
     *("run.device", "run.format", "run.cache_limit", "run.resolve_links"),
     *("run.decode_isolated", "run.decode_seconds"),

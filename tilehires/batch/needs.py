@@ -189,7 +189,7 @@ def lora_numbers(passes: Iterable[Sequence[Lora]]) -> tuple[int, int]:
 
 
 def _refiners(stages: Iterable[PassStage | GenerateStage]) -> tuple[Checkpoint, ...]:
-    found_ = [stage.refiner for stage in stages if isinstance(stage, PassStage) and stage.refiner is not None]
+    found_ = [stage.refiner for stage in stages if stage.refiner is not None]
     return tuple(dict.fromkeys(found_))
 
 

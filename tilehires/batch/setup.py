@@ -96,6 +96,8 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
         upscalers.check(values.upscaler) if load_upscalers else upscalers.files(values.upscaler)
     if settings.run.generate:
         first = generate_pass(settings, 0)
+        if refiner := refiner_of(first, checkpoint):
+            refined.append((checkpoint, refiner))
         if not settings.run.first_pass_only:
             check_hand_over(settings, checkpoint)
         samplers.check(first.sampler, first.scheduler, checkpoint.family.name)

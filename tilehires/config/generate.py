@@ -40,3 +40,7 @@ class GenerateSettings(Section):
             "Noise schedule: Automatic, Uniform, Karras, Exponential, Beta, SGM Uniform, Simple, DDIM, Align Your Steps."
         ),
     )
+    refiner: str = Field("", description="A second checkpoint for the last steps: SDXL's refiner; empty: none.")
+    switch_at: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        0.8, description="Where the refiner takes over, as a part of the noise schedule."
+    )

@@ -45,7 +45,7 @@ class PassSettings(Section):
         description="A second checkpoint for the last steps: SDXL's refiner; empty: none. Not set: as the pass before.",
     )
     switch_at: Share | None = Field(
-        None, description="Where the refiner takes over, as a part of the noise schedule. Not set: as before, else 0.8."
+        None, description="Where the refiner takes over, as a part of the noise schedule. Not set: as the pass before."
     )
     cfg: Guidance | None = Field(None, description="Guidance scale of this pass. Not set: as the pass before.")
     seed: Seed | None = Field(None, description="Seed of this pass. Not set: as the pass before.")
@@ -292,8 +292,8 @@ def generate_pass(settings: Settings, seed: int) -> SamplingPass:
         negative_prompt=g.negative_prompt,
         loras=settings.model.loras,
         checkpoint=None,
-        refiner=None,
-        switch_at=1.0,
+        refiner=g.refiner or None,
+        switch_at=g.switch_at,
         vae=settings.model.vae,
         seed=seed,
         steps=g.steps,
@@ -315,8 +315,8 @@ def hires_pass(settings: Settings, seed: int) -> SamplingPass:
         negative_prompt=g.negative_prompt if h.negative_prompt is None else h.negative_prompt,
         loras=settings.model.loras if h.loras is None else h.loras,
         checkpoint=h.checkpoint,
-        refiner=h.refiner or None,
-        switch_at=0.8 if h.switch_at is None else h.switch_at,
+        refiner=_refiner(h, g.refiner),
+        switch_at=g.switch_at if h.switch_at is None else h.switch_at,
         vae=h.vae or (None if h.checkpoint else settings.model.vae),
         seed=seed if h.seed in (None, -1) else h.seed,
         steps=h.steps or g.steps,
@@ -341,7 +341,7 @@ def tiled_pass(settings: Settings, seed: int) -> SamplingPass:
         negative_prompt=h.negative_prompt if t.negative_prompt is None else t.negative_prompt,
         loras=h.loras if t.loras is None else t.loras,
         checkpoint=t.checkpoint or h.checkpoint,
-        refiner=(h.refiner if t.refiner is None else t.refiner) or None,
+        refiner=_refiner(t, h.refiner),
         switch_at=h.switch_at if t.switch_at is None else t.switch_at,
         vae=t.vae or (None if t.checkpoint else h.vae),
         seed=h.seed if t.seed in (None, -1) else t.seed,
@@ -354,6 +354,11 @@ def tiled_pass(settings: Settings, seed: int) -> SamplingPass:
         lock=default_lock(denoise) if lock is None else lock,
         controlnets=_controlnets(settings.tiled, settings.hires),
     )
+
+
+def _refiner(own: PassSettings, before: str | None) -> str | None:
+    """A pass with a checkpoint of its own doesn't take over the refiner of the pass before, which may not go with it."""
+    return (before if own.refiner is None and not own.checkpoint else own.refiner) or None
 
 
 def default_lock(denoise: float) -> float:

@@ -24,6 +24,7 @@ from tilehires.stages.extras import Extras, fitted
 from tilehires.stages.hooks import before_sampling
 from tilehires.stages.pixels import Passages, to_pixels
 from tilehires.stages.redenoise import CANVAS, vae_files
+from tilehires.stages.refining import switch
 from tilehires.tiling.circular import circular
 from tilehires.tiling.engine import TiledDenoiser
 from tilehires.tiling.grid import TileGrid
@@ -106,30 +107,38 @@ class GenerateStage:
     version = 2
     makes_pixels = True
 
-    def __init__(self, settings: FirstPassSettings, checkpoint: Checkpoint, extras: Extras) -> None:
+    def __init__(
+        self, settings: FirstPassSettings, checkpoint: Checkpoint, extras: Extras, refiner: Checkpoint | None = None
+    ) -> None:
         self.settings = settings
         self.extras = extras
         self.checkpoint = checkpoint
+        self.refiner = refiner
 
     @property
     def models(self) -> tuple[Path, ...]:
         own = self.checkpoint.files + self.checkpoint.configs + self.extras.files
+        if self.refiner is not None:
+            own += self.refiner.files + self.refiner.configs
         return own if self.settings.values.vae is None else (*own, *vae_files(self.settings.values.vae))
 
     def run(self, image: StageResult, source: Source, tools: Tools) -> StageResult:
         s, values = self.settings, self.settings.values
         ready = fitted(tools.bay, self.checkpoint, values.vae, self.extras)
         model, canvas = ready.model, s.size.ceil_to(CANVAS)
+        count, encoding = Count(values.steps), prompts.Encoding(s.clip_skip, s.emphasis, ready.embeddings)
         condition = tools.bay.course(
             model,
             values.prompt,
             values.negative_prompt,
             guided=values.cfg > 1,
-            count=Count(values.steps),
-            encoding=prompts.Encoding(s.clip_skip, s.emphasis, ready.embeddings),
+            count=count,
+            encoding=encoding,
         )
+        second = switch(tools.bay, self.refiner, values, model, count, encoding) if self.refiner else None
         grid = self.grid(model.vae_factor)
-        with tools.bay.on_device(model.unet), circular(s.wrap.without(grid.wrap), model.unet):
+        closed = circular(s.wrap.without(grid.wrap), model.unet, *((second.model.unet,) if second else ()))
+        with tools.bay.on_device(model.unet), closed:
             made = sampling.sample(
                 model,
                 condition.at,
@@ -143,6 +152,7 @@ class GenerateStage:
                 size=canvas,
                 denoiser=TiledDenoiser(grid, tools.plan.tile_batch),
                 time_ids=s.time_ids,
+                switch=second,
                 before=before_sampling(tools, self.name, "generate: sampling"),
                 resume=tools.resume,
                 device=tools.bay.device,
@@ -157,6 +167,7 @@ class GenerateStage:
         facts = {
             "sampler": values.sampler,
             "steps_run": made.steps.run,
+            **({"refiner": Path(values.refiner).name, "switch_at": values.switch_at} if values.refiner else {}),
             "size": [s.size.width, s.size.height],
             "tiles": [box.as_list() for box in boxes if box != Box.of(s.size)],
             **passages.facts(),

@@ -39,7 +39,8 @@ def stages_of(
     if prompt:
         values = generate_pass(settings, seed)
         extras = find_extras(settings, "generate", values, checkpoint.family.name, from_image)
-        stages.append(GenerateStage(first_pass_settings(settings, values, checkpoint), checkpoint, extras))
+        refiner = refiner_of(values, checkpoint)
+        stages.append(GenerateStage(first_pass_settings(settings, values, checkpoint), checkpoint, extras, refiner))
         if not route.steps:
             return tuple(stages)
         check_hand_over(settings, checkpoint)

@@ -24,7 +24,7 @@ def refiner_of(values: SamplingPass, own: Checkpoint) -> Checkpoint | None:
     """
     if values.refiner is None or values.denoise == 0:
         return None
-    hint = "Name an SDXL checkpoint or SDXL's refiner in hires.refiner (tiled.refiner), beside an SDXL checkpoint."
+    hint = "Name an SDXL checkpoint or SDXL's refiner as generate.refiner (hires.refiner, tiled.refiner), with an SDXL one."
     found = checkpoints.inspect(values.refiner, vae=values.vae)
     for one, what in ((found, "The refiner"), (own, "The checkpoint to refine")):
         if one.family not in (SDXL, REFINER):
