@@ -96,10 +96,11 @@ def _connected(ray: Any, address: str, workers: int) -> Iterator[None]:
         try:
             with _handlers_kept(), _environment(own):
                 ray.init(address=address, **options)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise ConfigError(
                 f"Ray can't be reached at {address!r}: {str(error).splitlines()[0]}",
-                hint="Start it with `ray start --head`, or take --cluster local for the GPUs of this machine.",
+                hint="Start it with `ray start --head`, and set RAY_AUTH_MODE=token where it asks for a token; or take --cluster"
+                " local for the GPUs of this machine.",
             ) from error
         stack.callback(ray.shutdown)
         yield
