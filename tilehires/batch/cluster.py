@@ -85,8 +85,8 @@ def _connected(ray: Any, address: str, workers: int) -> Iterator[None]:
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     with contextlib.ExitStack() as stack:
         if address == LOCAL:
-            options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-            options |= {"num_cpus": max(workers, 1, os.cpu_count() or 1), "object_store_memory": 2**27}
+            options |= {"include_dashboard": False, "object_store_memory": 2**27}
+            options |= {"num_cpus": max(workers, 1, os.cpu_count() or 1)}
             if len(tempfile.gettempdir()) < 30:  # a longer path is none for a socket
                 folder = tempfile.mkdtemp(prefix="tilehires-")
                 stack.callback(shutil.rmtree, folder, ignore_errors=True)
