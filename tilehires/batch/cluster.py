@@ -86,7 +86,8 @@ def _connected(ray: Any, address: str, workers: int) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if address == LOCAL:
             options |= {"include_dashboard": False, "object_store_memory": 2**27}
-            options |= {"num_cpus": max(workers, 1, os.cpu_count() or 1)}
+            # Ray keeps a process in reserve for each CPU it is told of.
+            options |= {"num_cpus": min(max(workers, 1), max(os.cpu_count() or 1, 2))}
             if len(tempfile.gettempdir()) < 30:  # a longer path is none for a socket
                 folder = tempfile.mkdtemp(prefix="tilehires-")
                 stack.callback(shutil.rmtree, folder, ignore_errors=True)

@@ -94,7 +94,7 @@ class Members:
         actor = (
             self._ray.remote(Worker)
             .options(
-                num_cpus=1,
+                num_cpus=0 if self._gpus else 1,
                 num_gpus=1 if self._gpus else 0,
                 max_restarts=0,
                 scheduling_strategy="SPREAD",
