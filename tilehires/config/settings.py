@@ -171,7 +171,9 @@ class MemorySettings(Section):
 
     vram: Budget = Field("auto", description='Device memory to use, such as "8GB"; auto: what the card has.')
     ram: Budget = Field("auto", description='Host memory to use, such as "16GB"; auto: half of what the machine has.')
-    tile_batch: int = Field(0, ge=0, le=64, description="Tiles that go through the model at once; 0: the plan decides.")
+    tile_batch: int = Field(
+        0, ge=0, le=64, description="Tiles that go through the model at once, and regions at most; 0: the plan decides."
+    )
     upscaler_tile: int = Field(512, ge=64, le=4096, description="Largest input tile of a model upscaler, in pixels.")
     vae: Literal["auto", "whole", "tiled", "estimated"] = Field(
         "auto",
