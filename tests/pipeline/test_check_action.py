@@ -129,3 +129,9 @@ def test_flagged_outputs_have_a_copy_for_review_while_they_are_flagged(
         ended = place.run(*REVIEW, *action, "--set", f"check.limits={{stub = {limit}}}")
         assert ended.code == 0 and copy.read_bytes() == b"somebody's", ended
     assert "didn't make it" in ended.out + ended.err
+
+
+def test_one_image_cannot_have_an_action_of_its_own(place: Workplace) -> None:
+    (place.input / "sub" / "a.toml").write_text('[check]\naction = "retry"\n')
+    ended = place.run(*FAST)
+    assert ended.code == 3 and "check.action, which is one for all images" in ended.out + ended.err, ended

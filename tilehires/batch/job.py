@@ -37,7 +37,7 @@ RUN_WIDE = (
     *("run.decode_isolated", "run.decode_seconds"),
     *("run.deterministic", "run.strict", "run.limit", "run.image_time_limit", "run.overlap"),
     *("run.generate", "run.first_pass_only", "run.watch_settle"),
-    *("run.on_finish", "run.on_finish_seconds"),
+    *("run.on_finish", "run.on_finish_seconds", "check.action"),
 )
 
 
