@@ -188,6 +188,26 @@ def test_wrong_usage_is_exit_2_with_a_hint(
     assert not seen.calls
 
 
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-c", f"{LONG}.toml"),
+        ("--checkpoint", LONG),
+        ("--set", f"model.vae={LONG}"),
+        ("--detail", f"{LONG}.toml"),
+        (LONG,),
+    ],
+    ids=lambda words: words[0][:20],
+)
+def test_a_text_too_long_for_a_name_is_wrong_usage(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("run", *words) == ExitCode.USAGE
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and "hint: " in err
+
+
 @pytest.mark.parametrize("preset", ["sd15", "sdxl", "sdxl-refiner", "photo", "anime", "overnight-8gb"])
 def test_a_preset_without_its_checkpoint_is_exit_5(seen: Seen, capsys: pytest.CaptureFixture[str], preset: str) -> None:
     assert command("run", "-c", preset) == ExitCode.MISSING

@@ -214,6 +214,13 @@ def test_extends_puts_the_base_below() -> None:
     assert night.origins["memory.vram"] == "preset overnight-8gb"
 
 
+def test_extends_of_a_text_too_long_for_a_name_is_refused(tmp_path: Path) -> None:
+    for base in ("x" * 300, "x" * 300 + ".toml"):
+        (tmp_path / "a.toml").write_text(f'extends = "{base}"')
+        with pytest.raises(ConfigError, match="There is no"):
+            Config.load(tmp_path / "a.toml")
+
+
 def test_extends_in_a_circle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('extends = "b.toml"')
     (tmp_path / "b.toml").write_text('extends = "a.toml"')

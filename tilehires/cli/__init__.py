@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -88,6 +89,15 @@ def _exit_code(arguments: Sequence[str]) -> int:
     except TilehiresError as error:
         _say(error.message, error.hint)
         return error.exit_code
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        # Every option that takes a name or a path may be given a text that can be none.
+        _say(
+            f"This is too long for the name of a file: {str(error.filename)[:100]}",
+            "Look for a quote that was left out.",
+        )
+        return ExitCode.USAGE
     return result if isinstance(result, int) else ExitCode.OK
 
 
