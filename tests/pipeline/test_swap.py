@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests import tiny
-from tests.batches import Workplace, draw, workplace
+from tests.batches import Workplace, draw, outputs, workplace
+from tilehires.batch import phases
+from tilehires.diffusion import loading
+from tilehires.diffusion.checkpoints import Checkpoint
+from tilehires.errors import ExitCode
+from tilehires.stages.redenoise import PassStage
 
 QUICK = (
     "--steps",
@@ -92,3 +99,50 @@ def test_one_that_is_not_there_ends_the_run_before_any_work(
     (work.input / "a.toml").write_text(f'[{name.partition(".")[0]}]\n{name.partition(".")[2]} = "x.safetensors"\n')
     assert work.run(*QUICK, "--checkpoint", models["a"]).code == 3
     assert "one for all images" in work.images()["a.png"]["error"]["message"]
+
+
+def test_two_checkpoints_are_loaded_once_for_many_images(
+    work: Workplace, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(work.input / "b.png", seed=1)
+    draw(work.input / "c.png", seed=2)
+    (work.input / "d.png").write_bytes(b"no picture")
+    words = ("--checkpoint", models["a"], "--scale", "3", "--set", f"tiled.checkpoint={models['b']}")
+    loaded: list[str] = []
+    real = loading.load
+
+    def load(checkpoint: Checkpoint, *rest: Any) -> Any:
+        loaded.append(Path(checkpoint.reference).stem)
+        return real(checkpoint, *rest)
+
+    monkeypatch.setattr(loading, "load", load)
+    assert work.run(*QUICK, *words).code == ExitCode.IMAGES_FAILED
+    assert loaded == ["a", "b"]
+    assert work.statuses() == {"a.png": "done", "b.png": "done", "c.png": "done", "d.png": "failed"}
+    alone = work.root / "alone"
+    with monkeypatch.context() as patch:
+        patch.setattr(phases, "GROUP", 1)
+        work.run(*QUICK, *words, output=alone)
+    assert loaded[2:] == ["a", "b"] * 3
+    assert outputs(work.output) == outputs(alone)
+    assert work.run(*QUICK, *words).code == ExitCode.IMAGES_FAILED
+    assert len(loaded) == 8, "nothing is begun again"
+
+
+def test_where_models_are_swapped() -> None:
+    class Stub(PassStage):
+        def __init__(self, checkpoint: str) -> None:
+            self.checkpoint = checkpoint  # type: ignore[assignment]
+
+    def stub(name: str) -> Any:
+        made = Stub(name)
+        made.settings = SimpleNamespace(values=SimpleNamespace(denoise=0.0 if name == "-" else 0.3, vae=""))  # type: ignore[assignment]
+        return made
+
+    def at(names: str) -> tuple[int, ...]:
+        return phases.swaps([stub(name) for name in names])
+
+    assert at("a") == at("aaa") == at("-a-") == at("") == ()
+    assert at("ab") == (1,)
+    assert at("a-b") == (2,)
+    assert at("aab-ba") == (2, 5)

@@ -11,7 +11,7 @@ from tilehires.batch.attempts import milder
 from tilehires.batch.discover import Found
 from tilehires.batch.job import Job, prepare
 from tilehires.batch.outcome import environment_of
-from tilehires.batch.process import Context, begin
+from tilehires.batch.process import Context, advance, begin
 from tilehires.batch.setup import Setup
 from tilehires.batch.space import in_words, space_of
 from tilehires.batch.store import Store
@@ -62,9 +62,7 @@ class Maker:
 
     def begin(self, task: Task) -> Made | Callable[[], Made]:
         """The same, as far as models are needed: what is returned does the rest, in any thread. Both raise TilehiresError."""
-        image, checkpoint = task.image, self._setup.checkpoint
-        workspace = self.context.workspace
-        job = prepare(image, task.config, checkpoint, workspace.hashes, self.context.decoder)
+        workspace, job = self.context.workspace, self.job(task)
 
         def made(record: Record) -> Made:
             files = [path for stage in job.stages for path in stage.models]
@@ -80,6 +78,16 @@ class Maker:
                 return made(record())
 
         return rest
+
+    def job(self, task: Task) -> Job:
+        """What will be done to an image; its pixels aren't read. Raises TilehiresError."""
+        hashes = self.context.workspace.hashes
+        return prepare(task.image, task.config, self._setup.checkpoint, hashes, self.context.decoder)
+
+    def advance(self, job: Job, stages: int) -> None:
+        """Do the first so many stages of an image, for the cache. Raises TilehiresError."""
+        with self._told_the_need(job):
+            advance(job, self._context_of(job), stages)
 
     @contextlib.contextmanager
     def _told_the_need(self, job: Job) -> Iterator[None]:

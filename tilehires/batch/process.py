@@ -114,6 +114,17 @@ def begin(
     return partial(_ended, ways[0], made, attempts, picture)
 
 
+def advance(job: Job, context: Context, stages: int) -> None:
+    """Do the first so many stages of an image, unless they are done; the results wait in the cache. Raises TilehiresError."""
+    way = _way(job, context)
+    previous = context.workspace.record(job.id)
+    done = context.store.peek(way.keys[stages - 1]) or (
+        previous and _is_current(previous, [way], previous.attempts, context)
+    )
+    if not done:
+        _compute(way, len(way.keys), _read(job, context).pixels, stages=stages)
+
+
 def _ended(way: Way, made: _Made, attempts: Attempts, picture: Picture) -> Record:
     """The rest of an image whose pixels are there."""
     while len(made.entries) < len(way.keys):
@@ -244,14 +255,14 @@ class _Made:
         return next((entry.facts["score"] for entry in self.entries if "score" in entry.facts), None)
 
 
-def _compute(way: Way, forced: int, pixels: np.ndarray, *, judged: bool = True) -> _Made:
+def _compute(way: Way, forced: int, pixels: np.ndarray, *, judged: bool = True, stages: int | None = None) -> _Made:
     """Pass `pixels`, the input's, through the stages; what is cached before stage number `forced` is taken from there.
 
-    Without `judged`, as far as models are needed.
+    Without `judged`, as far as models are needed; with `stages`, so many of them.
     """
-    made, stages = _from_cache(way, forced, pixels), way.job.stages
-    while len(made.entries) < len(stages):
-        if not judged and not any(stage.makes_pixels or stage.models for stage in stages[len(made.entries) :]):
+    made, ahead = _from_cache(way, forced, pixels), way.job.stages[:stages]
+    while len(made.entries) < len(ahead):
+        if not judged and not any(stage.makes_pixels or stage.models for stage in ahead[len(made.entries) :]):
             break
         way.context.ask()
         made = _next(way, made)

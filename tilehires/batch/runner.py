@@ -26,6 +26,7 @@ from tilehires.batch.marks import Mark, Marks, read_marks
 from tilehires.batch.options import RunOptions, forced
 from tilehires.batch.outcome import report_of
 from tilehires.batch.patience import time_limit
+from tilehires.batch.phases import phases_of
 from tilehires.batch.prompts import jobs_of, pictures_of, previews
 from tilehires.batch.setup import Setup, set_up
 from tilehires.batch.summary import Summary, summary_of
@@ -115,13 +116,12 @@ def _all(
 ) -> Summary:
     marks = read_marks(options.redo) if options.redo else ()
     workspace = Workspace(output)
-    deterministic = deterministic_algorithms(setup.config.settings.run.deterministic)
     finish = Finish(setup.config.settings.run, output, progress.note)
     with (
         finish.told(),
         writing(output / "report"),
         workspace.locked(),
-        deterministic,
+        deterministic_algorithms(setup.config.settings.run.deterministic),
         contextlib.closing(RunLog(workspace.logs)) as log,
         Ahead(decoder_of(setup.config)) as decoder,
     ):
@@ -155,6 +155,7 @@ class _Run:
             setup, workspace, decoder, progress, force=forced(options.force), ask=self._ask, callbacks=options.callbacks
         )
         self.maker = Maker(setup, self.context)
+        self.phases = None if options.force else phases_of(self.maker, setup)
         self.finished = finished_of(
             setup, self.context.environment, workspace, options.callbacks.identity(self.context.run)
         )
@@ -209,12 +210,14 @@ class _Run:
         """One after the other. While one is computed, the one before it is checked and written, the next one is decoded."""
         with Behind() as self.behind:
             try:
-                for image, following in zip(todo, (*todo[1:], None), strict=False):
+                for number, image in enumerate(todo):
                     self._ask()
-                    begun = len(self.records) + bool(self.behind.waiting)
-                    over = self.limit and begun >= self.limit and image.id not in self.records
+                    full = self.limit and len(self.records) + bool(self.behind.waiting) >= self.limit
+                    over = full and image.id not in self.records
                     if not over and (self.watch is None or self.watch.stands(image)):
-                        self._one(image, following)
+                        if self.phases and not self._known(image):
+                            self.phases.begin(self._task(one) for one in todo[number:] if not self._known(one))
+                        self._one(image, *todo[number + 1 : number + 2])
             finally:
                 self._settle()
 
@@ -276,7 +279,7 @@ class _Run:
         record = self.workspace.record(image.id)
         return record and replace(record, cached=True)
 
-    def _one(self, image: Found, following: Found | None) -> None:
+    def _one(self, image: Found, following: Found | None = None) -> None:
         """One image behind the fence: whatever goes wrong with it is its own record, unless the run itself can't go on."""
         self.progress.begin_image(image.id)
         began = time.monotonic()
@@ -334,8 +337,7 @@ class _Run:
 
     def _end(self, image: Found, made: Record | ErrorRecord, seconds: float) -> None:
         """Keep and tell what came of an image, which took so long."""
-        record = self._failed(image, made) if isinstance(made, ErrorRecord) else made
-        record = self.marks.reviewed(record)
+        record = self.marks.reviewed(self._failed(image, made) if isinstance(made, ErrorRecord) else made)
         if self.config.settings.check.action == "review" and (said := keep_copy(record, image.output, self.workspace)):
             self.progress.note(said)
         self.records[image.id] = record
