@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from tests.batches import FAST, Workplace, draw, drawing, outputs, workplace
-from tilehires.batch import ladder, sweep
+from tilehires.batch import sweep
+from tilehires.batch.store import Store
 from tilehires.checks import Finding
 from tilehires.errors import ExitCode
 from tilehires.images import InProcess
@@ -33,13 +34,13 @@ def place(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 def runs(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each stage really ran."""
     counted: Counter[str] = Counter()
-    real = ladder.run
+    real = Store.put
 
-    def run(stage: Any, *arguments: Any, **more: Any) -> Any:
+    def put(self: Store, key: str, stage: Any, *arguments: Any, **more: Any) -> Any:
         counted[stage.name] += 1
-        return real(stage, *arguments, **more)
+        return real(self, key, stage, *arguments, **more)
 
-    monkeypatch.setattr(ladder, "run", run)
+    monkeypatch.setattr(Store, "put", put)
     return counted
 
 

@@ -25,7 +25,7 @@ from tilehires.diffusion.bay import Bay
 from tilehires.errors import Interrupted, RunError
 from tilehires.files import remove_leftovers, write_json, writing
 from tilehires.images import Decoder, suffix_of
-from tilehires.memory import parse_bytes
+from tilehires.memory import Plan, parse_bytes
 from tilehires.progress import BatchProgress, SilentBatch
 from tilehires.records import ErrorRecord, Record
 from tilehires.report.sheet import write_sheet
@@ -133,7 +133,7 @@ class _Sweep:
         def work() -> Record:
             with time_limit(settings.image_time_limit, cell.name):
                 job = prepare(found, setup.config, setup.checkpoint, self.workspace.hashes, self.decoder)
-                return process(job, self._context(setup, plan=setup.plan_for(job)))
+                return process(job, self._context(setup, setup.plan_for(job)))
 
         made = fenced(work, lambda text: self.log.traceback(cell.name, text), self.workspace.logs)
         if isinstance(made, ErrorRecord):
@@ -145,13 +145,13 @@ class _Sweep:
         self.log.event("cell", id=cell.name, status=made.status, cached=made.cached)
         self.progress.end_image("cached" if made.cached else made.status)
 
-    def _context(self, setup: Setup, plan: Any) -> Context:
+    def _context(self, setup: Setup, plan: Plan) -> Context:
         if (self.bay.device, self.bay.dtype) != (setup.device, setup.dtype):
             self.bay = Bay(setup.device, setup.dtype)
         return Context(
             workspace=self.workspace,
             store=self.store,
-            tools=Tools(self.bay, plan, self.progress, self.scratch),
+            tools=Tools(self.bay, plan, self.progress, self.scratch, image=self.source.id),
             environment={**environment_of(setup), "tile_batch": plan.tile_batch, "region_batch": plan.region_batch},
             force=frozenset(),
             models={one.reference: self.workspace.hashes.sha256(one.unet_file) for one in setup.checkpoints},
