@@ -100,7 +100,7 @@ def test_it_is_told_of_a_run_that_could_not_go_on(place: Workplace, monkeypatch:
         raise DiskFullError("The disk is full: x could not be written.", hint="Free some space.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.Maker, "make", full)
+        patch.setattr(runner.Maker, "begin", full)
         ended = place.run(*QUICK, *telling(sys.executable, "-c", KEEP, told))
     assert ended.code == ExitCode.USAGE
     body = kept(told)
@@ -110,7 +110,7 @@ def test_it_is_told_of_a_run_that_could_not_go_on(place: Workplace, monkeypatch:
     def press(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner.Maker, "make", press)
+    monkeypatch.setattr(runner.Maker, "begin", press)
     assert place.run(*QUICK, *telling(sys.executable, "-c", KEEP, told)).code == ExitCode.INTERRUPTED
     assert kept(told)["exit_code"] == 130 and kept(told)["interrupted"]
 
