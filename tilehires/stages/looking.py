@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from tilehires import detectors
 from tilehires.config.settings import Settings
@@ -36,9 +37,11 @@ def looked_for(
         detector = detectors.make(found, device)
         try:
             return [detector.detect(pixels, confidence=confidence) for pixels, confidence in pictures]
+        except torch.OutOfMemoryError:
+            raise
         except _BROKEN as error:
             if isinstance(error, RuntimeError) and "memory" in str(error).lower():
-                raise  # torch's own, and an allocator's that isn't CUDA's
+                raise  # an allocator that isn't CUDA's
             said = str(error).strip().splitlines() or [type(error).__name__]
             raise DetectorFailedError(f"The detector {found.name} failed: {said[0][:200]}") from error
         finally:
