@@ -164,8 +164,9 @@ def test_an_image_that_kills_its_workers_is_given_up_alone(tmp_path: Path) -> No
     assert by[0] != by[1]
 
 
-def test_a_worker_that_dies_once_costs_no_image(tmp_path: Path) -> None:
-    left = ["b"]
+@pytest.mark.parametrize("name", ["a", "c"], ids=["the first", "the last"])
+def test_a_worker_that_dies_once_costs_no_image(tmp_path: Path, name: str) -> None:
+    left = [name]
 
     def once(name: str) -> None:
         if name in left:
