@@ -172,7 +172,7 @@ class Bench:
 
     def ours(self) -> np.ndarray:
         """The whole stage."""
-        tools = Tools(self.bay, Plan(1, 0, 0), Silent())
+        tools = Tools(self.bay, Plan(1, "resident", (), 0), Silent())
         return np.asarray(self.stage.run(StageResult(self.image), Source(self.image), tools).pixels)
 
     def theirs(self, *, seams_fixed: bool) -> np.ndarray:
