@@ -25,7 +25,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from PIL import Image
 from skimage import data
 
-from tilehires.batch import final, runner
+from tilehires.batch import final, maker, runner
 from tilehires.batch.store import Store
 from tilehires.config import Config
 from tilehires.images import Isolated
@@ -107,7 +107,7 @@ def watch(clock: Clock) -> None:
     clock.watch(Isolated, "preview", "previews")
     clock.watch(final, "write", "encode")
     clock.watch(runner, "report_of", "report")
-    clock.watch(runner, "prepare", "prepare")
+    clock.watch(maker, "prepare", "prepare")
 
 
 def write_inputs(folder: Path, count: int, side: int) -> None:

@@ -247,13 +247,16 @@ def flags(lot: Lot, good: Sequence[Mapping[str, float]], limit: Mapping[str, flo
 def main() -> None:
     parser = argparse.ArgumentParser(description="Recall, precision and AUC of the artifact checks.")
     parser.add_argument("folder", type=Path, help="what benchmarks/check_renders.py wrote")
+    parser.add_argument("--set", default="judged", help="the set of pictures to judge on")
     parser.add_argument("--every", type=int, default=1, help="spoil every so many images")
     parser.add_argument("--middle", action="store_true", help="the middle severities only")
     parser.add_argument("--preset", help="a preset with a calibration")
     given = parser.parse_args()
-    lots = {lot: samples(given.folder, lot) for lot in rendered(given.folder, "judged")}
+    lots = {lot: samples(given.folder, lot) for lot in rendered(given.folder, given.set)}
     if not lots:
-        parser.error(f"there are no judged lots in {given.folder}: python -m benchmarks.check_renders {given.folder}")
+        parser.error(
+            f"there are no {given.set} lots in {given.folder}: python -m benchmarks.check_renders {given.folder}"
+        )
     limit = limits([one for each in lots.values() for one in each], given.preset)
     print("limits: " + ", ".join(f"{name} {limit[name]:.3g}" for name in sorted(limit)))
     good = {lot: [measured(one, one.output) for one in each] for lot, each in lots.items()}

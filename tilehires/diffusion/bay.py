@@ -195,7 +195,7 @@ class Bay:
             for module in streamed:
                 remove_hook_from_module(module, recurse=True)
             self._move(placed, torch.device("cpu"))
-            self._collect()
+            self._give_back()
 
     @contextlib.contextmanager
     def instead(self, module: nn.Module) -> Iterator[None]:
@@ -209,7 +209,7 @@ class Bay:
         placed = [one for one in leaving if not self._is_streamed(one)]
         self._move(placed, torch.device("cpu"))
         if placed:
-            self._collect()
+            self._give_back()
         with self.on_device(module):
             yield
         self._at_work = before
@@ -237,7 +237,7 @@ class Bay:
             self._named = ""
         finally:
             self._move((descriptor.model,), torch.device("cpu"))
-            self._collect()
+            self._give_back()
 
     @contextlib.contextmanager
     def alone(self, name: str) -> Iterator[None]:
@@ -277,6 +277,11 @@ class Bay:
         if self.device.type != "cpu":
             for module in modules:
                 module.to(device)
+
+    def _give_back(self) -> None:
+        """What left the device is free there for others; on a CPU nothing has left, and looking for garbage takes long."""
+        if self.device.type != "cpu":
+            self._collect()
 
     def _collect(self) -> None:
         gc.collect()
