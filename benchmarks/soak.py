@@ -108,9 +108,10 @@ class Place:
 def outputs(folder: Path) -> dict[str, bytes]:
     """The finished files, by path; one that is replaced while we read is left out."""
     found = {}
-    for path in folder.rglob("*"):
-        if path.relative_to(folder).parts[0] not in OURS:
-            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+    for place, folders, names in os.walk(folder):  # rglob stumbles over a folder that goes while it looks
+        folders[:] = [name for name in folders if place != str(folder) or name not in OURS]
+        for path in (Path(place) / name for name in names):
+            with contextlib.suppress(FileNotFoundError):
                 found[path.relative_to(folder).as_posix()] = path.read_bytes()
     return found
 
