@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tilehires.cli import main
+from tilehires.errors import ExitCode
 
 FAST = ("--denoise", "0", "--set", "hires.upscaler=Lanczos")
 """No model at all: a run then takes tenths of a second."""
@@ -102,6 +103,13 @@ def outputs(folder: Path) -> dict[str, bytes]:
         for path in files
         if path.relative_to(folder).parts[0] not in ours
     }
+
+
+def refused(ended: Ended, code: ExitCode) -> str:
+    """Message and hint of a run that didn't begin."""
+    assert ended.code == code, f"{ended.code}: {ended.out}{ended.err}"
+    assert "error: " in ended.err and "hint: " in ended.err and "Traceback" not in ended.err
+    return ended.err
 
 
 def leftovers(folder: Path) -> Sequence[Path]:

@@ -14,10 +14,16 @@ from PIL import Image
 from tests.batches import Workplace
 from tilehires import detectors
 from tilehires.detectors import Detection
+from tilehires.diffusion import sampling
 from tilehires.geometry import Box
 
 PLAIN = ("--denoise", "0", "--set", "hires.upscaler=Lanczos", "--set", "check.enabled=false")
 FACE = "{detector='face', width=64, height=64, steps=2, padding=8, crop_factor=1.5, mask_blur=2, confidence=0.5"
+BITS = ("--set", "run.bits=16", "--set", "generate.cfg=1")
+OUTSIDE = np.ones((160, 192), bool)
+OUTSIDE[26:102, 46:122] = (
+    False  # a box at (30, 20), (54, 44), dilated by 4, blurred by a kernel of 11, at twice the size
+)
 
 
 class Finder:
@@ -65,3 +71,15 @@ def pixels(place: Workplace, name: str = "a.png", output: Path | None = None) ->
 
 def regions(place: Workplace) -> list[dict[str, Any]]:
     return place.images()["a.png"]["regions"]
+
+
+def sampled_with(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What every sampling from now on is called with."""
+    stock, seen = sampling.sample, []
+
+    def noted(*given: Any, **named: Any) -> Any:
+        seen.append(named)
+        return stock(*given, **named)
+
+    monkeypatch.setattr(sampling, "sample", noted)
+    return seen

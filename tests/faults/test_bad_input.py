@@ -10,11 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 
-from tests.batches import FAST, Ended, Workplace, draw, leftovers, outputs
+from tests.batches import FAST, Ended, Workplace, draw, leftovers, outputs, refused
 from tilehires.errors import ExitCode
 
 
@@ -31,13 +29,6 @@ def failed(place: Workplace, ended: Ended, name: str) -> str:
     assert error["message"] in ended.out, "the summary doesn't say it"
     assert not leftovers(place.output)
     return f"{error['message']} {error['hint']}"
-
-
-def refused(ended: Ended, code: ExitCode) -> str:
-    """Message and hint of a run that didn't begin."""
-    assert ended.code == code, f"{ended.code}: {ended.out}{ended.err}"
-    assert "error: " in ended.err and "hint: " in ended.err and "Traceback" not in ended.err
-    return ended.err
 
 
 # Files that are no images
@@ -364,67 +355,6 @@ def test_wrong_settings_stop_the_run_before_it_begins(place: Workplace, words: t
     ended = place.run("--denoise", "0", *words)
     assert expected in refused(ended, ExitCode.USAGE)
     assert not outputs(place.output)
-
-
-# Models
-
-
-def test_a_missing_checkpoint(place: Workplace) -> None:
-    draw(place.input / "a.png")
-    said = refused(place.run("--checkpoint", "/no/such/model.safetensors"), ExitCode.MISSING)
-    assert "model.safetensors" in said and "--checkpoint builtin" in said
-
-
-def model_file(path: Path, *names: str) -> Path:
-    save_file({name: torch.zeros(4, 4) for name in names}, path)
-    return path
-
-
-FLUX = ("double_blocks.0.img_attn.qkv.weight", "single_blocks.0.linear1.weight", "img_in.weight", "txt_in.weight")
-MODELS: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "flux": ("flux.safetensors", lambda path: model_file(path, *FLUX), "Stable Diffusion"),
-    "unknown": ("odd.safetensors", lambda path: model_file(path, "some.weight"), "Stable Diffusion"),
-    "garbage": ("bad.safetensors", lambda path: path.write_bytes(b"\x10garbage" * 100), "bad.safetensors"),
-    "empty": ("none.safetensors", lambda path: path.write_bytes(b""), "none.safetensors"),
-    "huge header": ("huge.safetensors", lambda path: path.write_bytes(struct.pack("<Q", 2**60)), "huge.safetensors"),
-    "pickle": ("old.ckpt", lambda path: path.write_bytes(b"\x80\x02}"), "safetensors"),
-    "folder": ("model", lambda path: path.mkdir(), "model_index.json"),
-}
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_what_is_no_checkpoint_we_can_run(place: Workplace, name: str) -> None:
-    file, make, expected = MODELS[name]
-    draw(place.input / "a.png")
-    make(place.root / file)
-    assert expected in refused(place.run("--checkpoint", place.root / file), ExitCode.MISSING)
-    assert not outputs(place.output)
-
-
-def test_flux_is_called_by_its_name(place: Workplace) -> None:
-    draw(place.input / "a.png")
-    path = model_file(place.root / "m.safetensors", *FLUX)
-    assert "flux" in refused(place.run("--checkpoint", path), ExitCode.MISSING).lower()
-
-
-def test_a_hub_model_that_is_not_here_is_not_downloaded(place: Workplace) -> None:
-    draw(place.input / "a.png")
-    assert "tilehires models fetch" in refused(place.run("--checkpoint", "somebody/something"), ExitCode.MISSING)
-
-
-@pytest.mark.parametrize("name", ["4x.pth", "4x.safetensors"])
-def test_upscaler_files_that_are_missing_or_damaged(place: Workplace, name: str) -> None:
-    draw(place.input / "a.png")
-    path = place.root / name
-    assert name in refused(place.run("--set", f"hires.upscaler={path}"), ExitCode.MISSING)
-    path.write_text("no weights", encoding="utf-8")
-    assert name in refused(place.run("--set", f"hires.upscaler={path}"), ExitCode.MISSING)
-    assert not outputs(place.output)
-
-
-def test_a_missing_vae(place: Workplace) -> None:
-    draw(place.input / "a.png")
-    assert "model.vae" in refused(place.run("--set", "model.vae=/no/such/vae.safetensors"), ExitCode.MISSING)
 
 
 # Findings

@@ -264,10 +264,8 @@ def test_a_cache_of_no_size_still_ends_with_the_same_bytes(place: Workplace, ref
 # Bugs, ours and others'
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("oh"), RecursionError(), OSError(5, "I/O error")])
-def test_a_bug_costs_one_image_and_leaves_its_traceback(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+def broken_on_b(place: Workplace, monkeypatch: pytest.MonkeyPatch, error: Exception) -> str:
+    """What is said of b.png when its pass raises `error`, once it is sure that the others were done."""
     draw(place.input / "a.png")
     draw(place.input / "b.png", 13, 13, seed=1)
     draw(place.input / "c.png", seed=2)
@@ -279,10 +277,16 @@ def test_a_bug_costs_one_image_and_leaves_its_traceback(
         return real(stage, image, *rest)
 
     monkeypatch.setattr(PassStage, "run", breaks_on_b)
-    ended = place.run(*FAST)
-    assert ended.code == ExitCode.IMAGES_FAILED
+    assert place.run(*FAST).code == ExitCode.IMAGES_FAILED
     assert place.statuses() == {"a.png": "done", "b.png": "failed", "c.png": "done"}
-    assert type(error).__name__ in place.images()["b.png"]["error"]["message"]
+    return place.images()["b.png"]["error"]["message"]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("oh"), RecursionError(), OSError(5, "I/O error")])
+def test_a_bug_costs_one_image_and_leaves_its_traceback(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    assert type(error).__name__ in broken_on_b(place, monkeypatch, error)
     (log,) = (place.output / ".tilehires" / "runs").iterdir()
     events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     assert any(event["event"] == "traceback" and "breaks_on_b" in event["text"] for event in events)
@@ -290,20 +294,7 @@ def test_a_bug_costs_one_image_and_leaves_its_traceback(
 
 
 def test_host_memory_that_runs_out_costs_one_image(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw(place.input / "a.png")
-    draw(place.input / "b.png", 13, 13, seed=1)
-    draw(place.input / "c.png", seed=2)
-    real = PassStage.run
-
-    def too_much_for_b(stage: PassStage, image: Any, *rest: Any) -> Any:
-        if image.pixels.shape[0] == 13:
-            raise MemoryError
-        return real(stage, image, *rest)
-
-    monkeypatch.setattr(PassStage, "run", too_much_for_b)
-    assert place.run(*FAST).code == ExitCode.IMAGES_FAILED
-    assert place.statuses() == {"a.png": "done", "b.png": "failed", "c.png": "done"}
-    assert "memory ran out" in place.images()["b.png"]["error"]["message"]
+    assert "memory ran out" in broken_on_b(place, monkeypatch, MemoryError())
 
 
 def test_an_input_that_changes_while_it_is_read_fails_alone(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,7 +331,7 @@ def test_ctrl_c_between_and_within_images(place: Workplace, monkeypatch: pytest.
     ended = place.run(*FAST)
     assert ended.code == ExitCode.INTERRUPTED
     assert "1 done" in ended.out and "2 not reached" in ended.out and "same command goes on" in ended.out
-    assert place.report()["summary"]["done"] == 1
+    assert place.report()["summary"]["done"] == 1 and set(outputs(place.output)) == {"a.png"}
     assert place.run(*FAST).code == ExitCode.OK
     assert {name: image["cached"] for name, image in place.images().items()} == {
         "a.png": True,

@@ -85,23 +85,6 @@ def test_what_fails_behind_is_its_own_image(
     assert again.exit_code == ExitCode.OK and again.cached == 2
 
 
-def test_interrupted_the_image_behind_is_kept(place: Workplace, quick: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw(place.input / "a.png")
-    draw(place.input / "b.png", seed=1)
-    real, begun = PassStage.run, []
-
-    def pressed(stage: PassStage, *rest: Any) -> Any:
-        begun.append(stage.name)
-        if len(begun) == 2:
-            raise KeyboardInterrupt
-        return real(stage, *rest)
-
-    monkeypatch.setattr(PassStage, "run", pressed)
-    summary = run(quick, place.input, place.output)
-    assert summary.interrupted and [record.status for record in summary.records] == ["done"]
-    assert set(outputs(place.output)) == {"a.png"}
-
-
 class Reads(InProcess):
     """Counts, and tells when something was read."""
 

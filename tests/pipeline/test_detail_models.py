@@ -12,10 +12,9 @@ import torch
 
 from tests import loras, tiny, tiny_controlnets, tiny_upscalers
 from tests.batches import Workplace, workplace
-from tests.finders import FACE, PLAIN, face, finding, paint, passes, pixels
+from tests.finders import BITS, FACE, OUTSIDE, PLAIN, face, finding, paint, passes, pixels, sampled_with
 from tilehires.config import Config
 from tilehires.detectors import Detection
-from tilehires.diffusion import sampling
 from tilehires.diffusion.bay import Bay
 from tilehires.diffusion.checkpoints import inspect
 from tilehires.errors import ExitCode, MissingError
@@ -26,10 +25,6 @@ from tilehires.stages import Source, StageResult, Tools
 from tilehires.stages.order import stages_of
 from tilehires.stages.route import route
 from tilehires.upscalers import restore
-
-BITS = ("--set", "run.bits=16", "--set", "generate.cfg=1")
-OUTSIDE = np.ones((160, 192), bool)
-OUTSIDE[26:102, 46:122] = False  # the box, dilated by 4, blurred by a kernel of 11, at twice the size
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +55,7 @@ def place(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 @pytest.fixture
 def sampled(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What every sampling was called with."""
-    stock, seen = sampling.sample, []
-
-    def noted(*given: Any, **named: Any) -> Any:
-        seen.append(named)
-        return stock(*given, **named)
-
-    monkeypatch.setattr(sampling, "sample", noted)
-    return seen
+    return sampled_with(monkeypatch)
 
 
 def repaired(place: Workplace, name: str, models: dict[str, Path], more: str = "", *words: str) -> np.ndarray:

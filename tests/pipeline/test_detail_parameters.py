@@ -11,19 +11,14 @@ import torch
 
 from tests import tiny, tiny_controlnets, tiny_upscalers
 from tests.batches import Workplace, workplace
-from tests.finders import FACE, PLAIN, face, finding, paint, passes, pixels, regions
+from tests.finders import BITS, FACE, OUTSIDE, PLAIN, face, finding, paint, passes, pixels, regions, sampled_with
 from tilehires.detectors import Detection
-from tilehires.diffusion import sampling
 from tilehires.diffusion.control import BLANK
 from tilehires.diffusion.inpaint import Inpaint
 from tilehires.errors import ExitCode
 from tilehires.geometry import Box
 from tilehires.stages import repair
 from tilehires.upscalers import restore
-
-BITS = ("--set", "run.bits=16", "--set", "generate.cfg=1")
-OUTSIDE = np.ones((160, 192), bool)
-OUTSIDE[26:102, 46:122] = False  # the box, dilated by 4, blurred by a kernel of 11, at twice the size
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +44,7 @@ def place(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 @pytest.fixture
 def sampled(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What every sampling was called with."""
-    stock, seen = sampling.sample, []
-
-    def noted(*given: Any, **named: Any) -> Any:
-        seen.append(named)
-        return stock(*given, **named)
-
-    monkeypatch.setattr(sampling, "sample", noted)
-    return seen
+    return sampled_with(monkeypatch)
 
 
 def words(models: dict[str, Path], more: str = "") -> tuple[str | Path, ...]:

@@ -19,10 +19,8 @@ import tilehires
 from tilehires.batch import plan as planner
 from tilehires.batch import runner
 from tilehires.cli import COMMANDS, main
-from tilehires.cli.bars import Bars, Lines, progress_for
 from tilehires.config import Config
 from tilehires.errors import ExitCode, LockedError
-from tilehires.progress import SilentBatch
 
 
 @pytest.fixture(autouse=True)
@@ -271,50 +269,6 @@ def test_a_file_name_that_is_no_text_can_be_printed() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
     assert (done.returncode, done.stdout) == (0, "failed \\udcff.png\n"), done.stderr
-
-
-# Progress
-
-
-def test_bars_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    with progress_for(quiet=False, verbose=False) as progress:
-        assert isinstance(progress, Lines), "no terminal, no bars"
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with progress_for(quiet=False, verbose=False) as progress:
-        assert isinstance(progress, Bars)
-    with progress_for(quiet=True, verbose=True) as progress:
-        assert type(progress) is SilentBatch
-
-
-def test_bars_take_all_calls_in_any_order(capsys: pytest.CaptureFixture[str]) -> None:
-    bars = Bars(verbose=True)
-    bars.advance()
-    bars.note("before the batch")
-    bars.begin_batch(2)
-    bars.begin_image("a.png")
-    bars.begin("hires: sampling", 4)
-    bars.advance(4)
-    bars.begin("hires: decoding", 1)
-    bars.note("a note")
-    bars.end_image("done")
-    bars.end_image("failed")
-    bars.end_batch()
-    bars.close()
-    err = capsys.readouterr().err
-    assert "2/2" in err and "a note" in err and "a.png: done" in err
-
-
-def test_lines_say_notes_and_with_verbose_each_image(capsys: pytest.CaptureFixture[str]) -> None:
-    for verbose, expected in ((False, "a note\n"), (True, "a note\n[1/2] a.png: done\n")):
-        lines = Lines(verbose=verbose)
-        lines.begin_batch(2)
-        lines.begin_image("a.png")
-        lines.begin("hires", 3)
-        lines.advance()
-        lines.note("a note")
-        lines.end_image("done")
-        lines.end_batch()
-        assert capsys.readouterr().err == expected
 
 
 # The other commands
