@@ -24,7 +24,7 @@ from tilehires.stages.extras import Extras, fitted
 from tilehires.stages.hooks import before_sampling
 from tilehires.stages.pixels import Passages, to_pixels
 from tilehires.stages.redenoise import CANVAS, vae_files
-from tilehires.stages.refining import switch
+from tilehires.stages.refining import heard
 from tilehires.tiling.circular import circular
 from tilehires.tiling.engine import TiledDenoiser
 from tilehires.tiling.grid import TileGrid
@@ -126,16 +126,8 @@ class GenerateStage:
         s, values = self.settings, self.settings.values
         ready = fitted(tools.bay, self.checkpoint, values.vae, self.extras)
         model, canvas = ready.model, s.size.ceil_to(CANVAS)
-        count, encoding = Count(values.steps), prompts.Encoding(s.clip_skip, s.emphasis, ready.embeddings)
-        condition = tools.bay.course(
-            model,
-            values.prompt,
-            values.negative_prompt,
-            guided=values.cfg > 1,
-            count=count,
-            encoding=encoding,
-        )
-        second = switch(tools.bay, self.refiner, values, model, count, encoding) if self.refiner else None
+        encoding = prompts.Encoding(s.clip_skip, s.emphasis, ready.embeddings)
+        condition, second = heard(tools.bay, model, self.refiner, values, Count(values.steps), encoding)
         grid = self.grid(model.vae_factor)
         closed = circular(s.wrap.without(grid.wrap), model.unet, *((second.model.unet,) if second else ()))
         with tools.bay.on_device(model.unet), closed:

@@ -31,7 +31,7 @@ from tilehires.stages.hooks import before_sampling, before_second_pass
 from tilehires.stages.latents import enlarged, enlarged_latents
 from tilehires.stages.pixels import Passages, to_latents, to_pixels
 from tilehires.stages.redraw import Layout, Painter, RedrawSettings, layout
-from tilehires.stages.refining import switch
+from tilehires.stages.refining import heard
 from tilehires.stages.route import Step
 from tilehires.stages.tones import tones
 from tilehires.tiling import lock
@@ -184,15 +184,7 @@ class PassStage:
         wanted = tones(begun.shown, s.size) if values.lock else None
         count = Count(self.steps.run, before=s.first_steps, later=True)
         encoding = prompts.Encoding(s.clip_skip, s.emphasis, ready.embeddings)
-        condition = tools.bay.course(
-            model,
-            values.prompt,
-            values.negative_prompt,
-            guided=values.cfg > 1,
-            count=count,
-            encoding=encoding,
-        )
-        second = switch(tools.bay, self.refiner, values, model, count, encoding) if self.refiner else None
+        condition, second = heard(tools.bay, model, self.refiner, values, count, encoding)
         family, mode = self.checkpoint.family.name, s.patch_vae_mode
         before = before_sampling(tools, self.name, f"{self.name}: redraw")
         painter = Painter(model, condition.at, values, canvas, s.time_ids, mode, tools, family, second, before)

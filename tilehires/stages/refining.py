@@ -11,7 +11,7 @@ from tilehires.diffusion.bay import Bay
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.diffusion.components import Diffusion
 from tilehires.diffusion.family import REFINER, SDXL
-from tilehires.diffusion.prompts import Encoding
+from tilehires.diffusion.prompts import Course, Encoding
 from tilehires.diffusion.sampling import Switch
 from tilehires.diffusion.syntax import Count
 from tilehires.errors import ConfigError
@@ -37,15 +37,23 @@ def refiner_of(values: SamplingPass, own: Checkpoint) -> Checkpoint | None:
     return found
 
 
-def switch(
-    bay: Bay, refiner: Checkpoint, values: SamplingPass, model: Diffusion, count: Count, encoding: Encoding
-) -> Switch:
-    """From `model` to the refiner, with the pass's prompts in its own words; the two UNets take turns on the device."""
+def heard(
+    bay: Bay, model: Diffusion, refiner: Checkpoint | None, values: SamplingPass, count: Count, encoding: Encoding
+) -> tuple[Course, Switch | None]:
+    """The prompts of a pass as its model hears them; and where one takes over, the switch to the refiner, which hears them
+    in its own words. The two UNets take turns on the device.
+    """
+
+    def course(one: Diffusion, encoding: Encoding) -> Course:
+        return bay.course(
+            one, values.prompt, values.negative_prompt, guided=values.cfg > 1, count=count, encoding=encoding
+        )
+
+    first = course(model, encoding)
+    if refiner is None:
+        return first, None
     second = bay.refiner(refiner, values.vae)
     if second.scored:
         # It has the second of SDXL's two text encoders.
         encoding = replace(encoding, embeddings={name: rows[-1:] for name, rows in encoding.embeddings.items()})
-    course = bay.course(
-        second, values.prompt, values.negative_prompt, guided=values.cfg > 1, count=count, encoding=encoding
-    )
-    return Switch(second, course.at, values.switch_at, partial(bay.instead, second.unet))
+    return first, Switch(second, course(second, encoding).at, values.switch_at, partial(bay.instead, second.unet))
