@@ -158,7 +158,7 @@ def _posted(address: str, data: bytes, seconds: float) -> str:
                 said[0] = ""
         except urllib.error.HTTPError as error:
             said[0] = f"answered {error.code}"
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             said[0] = f"can't be reached ({getattr(error, 'reason', error)})"
 
     # The library's time limit is one for each packet; a thread holds the whole.

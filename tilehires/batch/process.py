@@ -105,7 +105,7 @@ def begin(
     picture = _read(job, context)
     try:
         if len(ways) == 2:
-            return _ended(*_better(ways, picture), picture)
+            return partial(_ended, *_better(ways, picture), picture)
         made = _compute(ways[0], ways[0].forced, picture.pixels, judged=False)
     except (lora.MisfitError, embeddings.MisfitError) as error:
         if _says_its_own_words(job):

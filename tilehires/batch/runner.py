@@ -289,8 +289,8 @@ class _Run:
             with time_limit(settings.image_time_limit, image.id):
                 if known := self._known(image):
                     return known
-                if settings.overlap and following and not following.prompt and not self._known(following):
-                    self.ahead.then(following.path, max_pixels=settings.max_pixels)
+                ahead = settings.overlap and following and not following.prompt and not self._known(following)
+                self.ahead.then(following.path if following and ahead else None, max_pixels=settings.max_pixels)
                 begun = self.maker.begin(self._task(image))
                 return self._taken(image, begun) if isinstance(begun, Made) else begun
 

@@ -126,6 +126,10 @@ class Isolated:
                 self._process = _begin()
             try:
                 said, payload = _exchange(self._process, request, self._seconds)
+                if (
+                    "crash" in said
+                ):  # it is about to end by itself; within the turn, so that it is no other thread's that goes
+                    raise RuntimeError(f"while decoding {path}: {said['crash']}")
             except BaseException:  # Ctrl-C as well: half an answer would be taken for the next one's
                 self.close()
                 raise
@@ -137,9 +141,6 @@ class Isolated:
                 f" ({BASE_BYTES >> 30} GiB and {BYTES_PER_PIXEL} bytes a pixel).",
                 hint=_SAVE_IT,
             )
-        if "crash" in said:
-            self.close()  # it is about to end by itself
-            raise RuntimeError(f"while decoding {path}: {said['crash']}")
         return said, payload
 
 
