@@ -14,6 +14,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -33,12 +34,12 @@ from tilehires.diffusion.anatomy import anatomy
 from tilehires.diffusion.bay import Bay
 from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.diffusion.lora import Lora
-from tilehires.errors import ConfigError, ImageError
+from tilehires.errors import ConfigError, ImageError, MissingError
 from tilehires.memory import GIB
 from tilehires.stages.swap import passes_of
 from tilehires.tiling.live import LiveBytes
 from tilehires.upscalers.loading import load
-from tilehires.upscalers.need import need
+from tilehires.upscalers.need import need, parameters
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +222,30 @@ def test_an_upscalers_need_is_what_it_takes(name: str) -> None:
     assert found.per_pixel == pytest.approx(counter.peak / 96**2 + pictures, rel=0.01)
     assert found.weights == sum(value.numel() for value in model.model.state_dict().values()) * 4
     assert need(path, torch.float16).weights == found.weights // 2
+
+
+def test_an_upscaler_saved_by_its_trainer_needs_as_much(tmp_path: Path) -> None:
+    """Real-ESRGAN's files hold the weights under "params_ema", some of them twice."""
+    own = checkpoints.BUILTIN_FOLDER.parent / "upscale_2x.safetensors"
+    state = load_file(own)
+    for name, saved in (("once", {"params_ema": state}), ("twice", {"params": state, "params_ema": state})):
+        torch.save(saved, tmp_path / f"{name}.pth")
+        assert need(tmp_path / f"{name}.pth", torch.float32) == need(own, torch.float32)
+        assert parameters(tmp_path / f"{name}.pth") == parameters(own)
+
+
+@pytest.mark.parametrize("name", ["cut.safetensors", "cut.pth"])
+def test_a_damaged_upscaler_is_refused_by_the_planner_too(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\x10garbage" * 100)
+    with pytest.raises(MissingError) as error:
+        need(tmp_path / name, torch.float32)
+    assert error.value.hint
+
+
+def test_another_models_file_is_no_vae(tmp_path: Path) -> None:
+    save_file({"encoder.layers.0.weight": torch.zeros(4, 4, 3, 3)}, tmp_path / "taesd.safetensors")
+    with pytest.raises(MissingError, match="not a VAE"):
+        anatomy(checkpoints.inspect("builtin"), str(tmp_path / "taesd.safetensors"))
 
 
 def test_the_builtin_vaes_values_per_pixel_cover_what_it_takes() -> None:

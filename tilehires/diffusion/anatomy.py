@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tilehires.diffusion.checkpoints import Checkpoint, weights_of
-from tilehires.diffusion.header import UNET, VAE, Header, read_header, vae_config
+from tilehires.diffusion.header import UNET, VAE, Header, read_header, vae_config, vae_header
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -61,7 +61,7 @@ def anatomy(checkpoint: Checkpoint, vae: str | None) -> Anatomy:
 
 
 def _named_vae(path: Path, family: str) -> VaeAnatomy:
-    return _folder_vae(path) if path.is_dir() else _single_vae(read_header(path), family)
+    return _folder_vae(path) if path.is_dir() else _single_vae(vae_header(path), family)
 
 
 def _single_vae(header: Header, family: str) -> VaeAnatomy:

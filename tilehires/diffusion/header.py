@@ -106,6 +106,14 @@ class Header:
         return total
 
 
+def vae_header(path: Path) -> Header:
+    """The header of a VAE's own .safetensors file. Raises MissingError when it is none, or holds something else."""
+    header = read_header(path)
+    if header.kind != "a VAE":
+        raise MissingError(f"{path.name} is {header.kind}, not a VAE.", hint="Check model.vae, or leave it away.")
+    return header
+
+
 def read_header(path: Path) -> Header:
     """The header of a .safetensors file. Raises MissingError when there is none, or it is damaged."""
     from safetensors import SafetensorError, safe_open

@@ -28,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 from tilehires.diffusion.checkpoints import PARTS, PICKLES, Checkpoint, weights_of
 from tilehires.diffusion.components import Diffusion
 from tilehires.diffusion.family import REFINER
-from tilehires.diffusion.header import TEXT, Header, clip_config, read_header, unet_config, vae_config
+from tilehires.diffusion.header import TEXT, Header, clip_config, read_header, unet_config, vae_config, vae_header
 from tilehires.diffusion.vocabulary import clip_tokenizer
 from tilehires.errors import MissingError
 
@@ -104,9 +104,7 @@ def load_vae(path: Path, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:
         raise MissingError(f"There is no VAE {path}.", hint="Check model.vae, or leave it away.")
     if path.suffix.lower() in PICKLES:
         raise MissingError(f"{path.name} is a pickle.", hint="Get the .safetensors version of the VAE.")
-    header = read_header(path)
-    if header.kind != "a VAE":
-        raise MissingError(f"{path.name} is {header.kind}, not a VAE.", hint="Check model.vae, or leave it away.")
+    header = vae_header(path)
     prefix = "first_stage_model." if any(n.startswith("first_stage_model.") for n in header.shapes) else ""
     named = Header({"first_stage_model." + n.removeprefix(prefix): s for n, s in header.shapes.items()}, {})
     with tempfile.TemporaryDirectory() as folder:

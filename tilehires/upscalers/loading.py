@@ -79,13 +79,13 @@ def _resting(model: ImageModelDescriptor[Any]) -> ImageModelDescriptor[Any]:
     return model
 
 
-def _registry() -> ArchRegistry:
+def registry() -> ArchRegistry:
     """spandrel's architectures, and the extra ones where that package is installed; spandrel's own list stays as it is."""
     if find_spec("spandrel_extra_arches") is None:
         return MAIN_REGISTRY
-    registry = MAIN_REGISTRY.copy()
-    registry.add(*import_module("spandrel_extra_arches").EXTRA_REGISTRY, ignore_duplicates=True)
-    return registry
+    both = MAIN_REGISTRY.copy()
+    both.add(*import_module("spandrel_extra_arches").EXTRA_REGISTRY, ignore_duplicates=True)
+    return both
 
 
 def _load(path: Path, what: str, hint: str) -> Any:
@@ -97,7 +97,7 @@ def _load(path: Path, what: str, hint: str) -> Any:
         )
     try:
         state = canonicalize_state_dict(_state_dict(path))
-        return ModelLoader(device="cpu", registry=_registry()).load_from_state_dict(state)
+        return ModelLoader(device="cpu", registry=registry()).load_from_state_dict(state)
     except pickle.UnpicklingError as error:
         raise MissingError(
             f"{path} holds more than weights, or is damaged, and is not opened: unpickling it could run code.",

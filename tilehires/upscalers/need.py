@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from spandrel import ImageModelDescriptor, ModelLoader, ModelTiling, canonicalize_state_dict
+from spandrel import ImageModelDescriptor, ModelLoader, ModelTiling, UnsupportedModelError, canonicalize_state_dict
 
+from tilehires.errors import MissingError
 from tilehires.tiling.live import LiveBytes
-from tilehires.upscalers.loading import BROKEN, fitting_dtype
+from tilehires.upscalers.loading import BROKEN, fitting_dtype, registry
 
 SIDE = 64  # of the tile that is measured, in pixels: work memory is in proportion to the area
 UNKNOWN = 2
@@ -38,14 +40,14 @@ def need(path: Path, dtype: torch.dtype) -> Need:
     numbers = sum(value.numel() for value in state.values())
     try:
         with torch.device("meta"):
-            loaded = ModelLoader(device="meta").load_from_state_dict(canonicalize_state_dict(dict(state)))
+            loaded = ModelLoader(device="meta", registry=registry()).load_from_state_dict(dict(state))
             if not isinstance(loaded, ImageModelDescriptor):
                 raise TypeError("no model of images")
             loaded.eval()
             image = torch.empty(1, loaded.input_channels, SIDE, SIDE)
             with torch.no_grad(), LiveBytes() as counter:
                 loaded(image)
-    except (*BROKEN, NotImplementedError):
+    except (*BROKEN, NotImplementedError, UnsupportedModelError):
         return Need(numbers * 4, _bound(state) * 4, whole=False)
     size = fitting_dtype(loaded, dtype).itemsize
     # The picture goes in and comes out in float32.
@@ -60,7 +62,17 @@ def parameters(path: Path) -> int:
 
 
 def _shapes(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file on the meta device."""
+    """The tensors of a file on the meta device. Raises MissingError."""
+    try:
+        return _read(path)
+    except (*BROKEN, pickle.UnpicklingError) as error:
+        raise MissingError(
+            f"The sizes of {path} can't be read: it is damaged, or holds more than weights.",
+            hint="Download it again, as .safetensors where there is one.",
+        ) from error
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
     if path.suffix.lower() == ".safetensors":
         from safetensors import safe_open
 
@@ -72,13 +84,8 @@ def _shapes(path: Path) -> dict[str, torch.Tensor]:
 
 def _tensors(loaded: Any) -> dict[str, torch.Tensor]:
     """Of a state dict, perhaps under a name of its own (params_ema, state_dict)."""
-    found: dict[str, torch.Tensor] = {}
-    for name, value in loaded.items() if isinstance(loaded, dict) else ():
-        if isinstance(value, torch.Tensor):
-            found[name] = value
-        elif isinstance(value, dict):
-            found |= {f"{name}.{inner}": tensor for inner, tensor in _tensors(value).items()}
-    return found
+    state = canonicalize_state_dict(loaded) if isinstance(loaded, dict) else {}
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 def _bound(state: dict[str, torch.Tensor]) -> int:
