@@ -32,10 +32,11 @@ class Finder:
     name, files = "finder", ()
 
     def __init__(self, found: Sequence[Detection] | Callable[[np.ndarray], Sequence[Detection]]) -> None:
-        self.found, self.seen, self.closed = found, [], 0
+        self.found, self.seen, self.least, self.closed = found, [], [], 0
 
     def detect(self, pixels: np.ndarray, *, confidence: float) -> tuple[Detection, ...]:
         self.seen.append(pixels.shape)
+        self.least.append(confidence)
         return tuple(self.found(pixels) if callable(self.found) else self.found)
 
     def close(self) -> None:

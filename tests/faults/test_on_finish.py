@@ -193,7 +193,11 @@ def test_an_address_where_nobody_listens_is_a_warning(place: Workplace) -> None:
 
 
 @pytest.mark.parametrize(
-    "asked", ["ftp://a/b", "file:///etc/passwd", "echo 'x", ["", "x"], " ", ["a\0b"], 5, True, ["a", 5]]
+    "asked",
+    [
+        *("ftp://a/b", "file:///etc/passwd", "http://[x", "https://", "http://a:b/", "http://a:0/"),
+        *("echo 'x", ["", "x"], " ", ["a\0b"], 5, True, ["a", 5]),
+    ],
 )
 def test_what_nobody_can_be_told_by(asked: Any) -> None:
     with pytest.raises(ConfigError, match="on_finish"):

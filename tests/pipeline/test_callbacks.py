@@ -130,6 +130,7 @@ def test_every_sampling_is_told_of(config: Config, tmp_path: Path, monkeypatch: 
         told.append((moment.stage, moment.name, moment.latents.shape[-1]))
 
     tiled = {"redraw": "chess", "tile_max": 80, "redraw_padding": 8, "redraw_mask_blur": 2}
+    tiled |= {"seam_fix": "band", "seam_width": 16, "seam_padding": 8, "seam_mask_blur": 2}
     region = {"detector": "face", "width": 64, "height": 64, "steps": 1}
     larger = config.with_layer(
         {"hires": {"scale": 4, "steps": 1}, "tiled": tiled, "detail": {"passes": [region]}}, "test"
@@ -138,7 +139,8 @@ def test_every_sampling_is_told_of(config: Config, tmp_path: Path, monkeypatch: 
     assert summary.exit_code == 0
     assert told[:2] == [("generate", "generate: sampling", 32), ("hires", "hires: sampling", 32)]
     assert told[2][:2] == ("detail.hires", "detail.hires.1: sampling")
-    assert [one[:2] for one in told[3:]] == [("tiled.1", "tiled.1: redraw")] * 4, "a tile at a time"
+    assert [one[:2] for one in told[3:7]] == [("tiled.1", "tiled.1: redraw")] * 4, "a tile at a time"
+    assert len(told) > 7 and {one[:2] for one in told[7:]} == {("tiled.1", "tiled.1: seams")}
 
 
 def test_latents_and_conditioning_that_a_callback_gives_are_used(config: Config, source: Path, tmp_path: Path) -> None:

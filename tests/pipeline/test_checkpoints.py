@@ -19,6 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from tests import tiny
 from tilehires.diffusion import checkpoints, loading, prompts, samplers, sampling
+from tilehires.diffusion.anatomy import anatomy
 from tilehires.diffusion.bay import Bay
 from tilehires.diffusion.components import Diffusion
 from tilehires.diffusion.header import Header
@@ -27,6 +28,7 @@ from tilehires.diffusion.sampling import Steps
 from tilehires.diffusion.vocabulary import clip_tokenizer
 from tilehires.errors import MissingError
 from tilehires.geometry import Size
+from tilehires.stages.redenoise import vae_files
 
 BUILDERS: dict[str, Callable[..., Any]] = {
     "sd1": tiny.sd15,
@@ -164,13 +166,15 @@ def test_a_missing_part_is_said_before_anything_is_loaded(tmp_path: Path, family
     assert caught.value.hint
 
 
-def test_a_vae_named_by_the_user_makes_up_for_a_missing_one(tmp_path: Path) -> None:
+def test_a_vae_named_by_the_user_makes_up_for_a_missing_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = tiny.sd15()
     file = tiny.write_single_file(pipe, tmp_path / "model.safetensors", without=("vae",))
     pipe.vae.save_pretrained(tmp_path / "vae")
-    vae = str(tmp_path / "vae")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    vae = "~/vae"
     found = checkpoints.inspect(str(file), vae=vae)
-    assert found.vae_factor == 8
+    assert found.vae_factor == 8 and anatomy(found, vae).vae.parameters == sum(p.numel() for p in pipe.vae.parameters())
+    assert [one.parent for one in vae_files(vae)] == [tmp_path / "vae"]
     assert_same_model(Bay().diffusion(found, vae), pipe)
 
 

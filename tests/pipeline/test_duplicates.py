@@ -117,6 +117,19 @@ def test_a_run_without_detail_passes_asks_the_one_that_is_named(
         assert ended.code == code and "hint:" in ended.err
 
 
+def test_a_toml_of_the_checks_detector_is_read_as_a_passs_is(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    toml = place.root / "mine.toml"
+    asked = ("--set", f"check.duplicates_detector={toml}")
+    toml.write_text('weights = "builtin:face"\nconfidence = "high"\n')
+    ended = place.run(*CHECKED, *asked)
+    assert ended.code == ExitCode.USAGE and "mine.toml" in ended.err and "hint:" in ended.err, ended
+    finder = finding(monkeypatch, where=grown)
+    for said, scores in (("", [0.3, 0.15]), ("confidence = 0.8\n", [0.8, 0.4])):
+        toml.write_text('weights = "builtin:face"\n' + said)
+        finder.least.clear()
+        assert place.run(*CHECKED, *asked).code == 0 and finder.least == scores, said
+
+
 def test_a_detector_that_throws_makes_it_abstain(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(pixels: np.ndarray) -> Sequence[Detection]:
         raise ValueError("of the wrong shape")

@@ -175,8 +175,11 @@ def _digest(settings: Mapping[str, Any]) -> tuple[str, str]:
 
 def finished_of(setup: Setup, environment: Mapping[str, Any], workspace: Workspace, own: str) -> Finished:
     """What earlier runs finished, as far as it is what this one would make. `own`: what callbacks add to the key."""
-    model = setup.config.settings.model
+    settings = setup.config.settings
     configs = [file for one in setup.checkpoints for file in one.configs]
-    depends = (*configs, Path(model.lora_folder), Path(model.embedding_folder), detectors.FOLDER)
-    key = run_key(setup.config.settings, setup.config.origins, environment, depends) + own
+    named = (*(one.detector for one in settings.detail.passes), settings.check.duplicates_detector or "")
+    tomls = [path for one in named if (path := Path(one).expanduser()).is_file()]
+    named_folders = (settings.model.lora_folder, settings.model.embedding_folder)
+    folders = (*(Path(one).expanduser() for one in named_folders), detectors.FOLDER)
+    key = run_key(settings, setup.config.origins, environment, (*configs, *tomls, *folders)) + own
     return Finished(workspace.finished, key, workspace.output, workspace.hashes)

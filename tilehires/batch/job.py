@@ -168,7 +168,7 @@ def _check(mine: Config, config: Config, stages: Sequence[Stage]) -> None:
         for values in (hires_pass(mine.settings, 0), tiled_pass(mine.settings, 0)):
             if values.upscaler not in tried:
                 upscalers.check(values.upscaler)
-        checks.require(mine.settings.check.only)
+        checks.require((*mine.settings.check.only, *mine.settings.check.limits))
         for stage in stages:
             if isinstance(stage, PassStage | GenerateStage):
                 values, own = stage.settings.values, stage.checkpoint

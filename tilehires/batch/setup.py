@@ -103,7 +103,7 @@ def set_up(config: Config, *, load_upscalers: bool = True) -> Setup:
         samplers.check(first.sampler, first.scheduler, checkpoint.family.name)
         find_extras(settings, "generate", first, checkpoint.family.name, config.from_image)
     details = _detail_stages(config, checkpoint)
-    checks.require(settings.check.only)
+    checks.require((*settings.check.only, *settings.check.limits))
     checking = check_detector(settings)
     if checking and settings.check.duplicates_detector:
         detectors.check(checking[0])

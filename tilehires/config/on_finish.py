@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
@@ -16,6 +17,8 @@ def is_address(text: str) -> bool:
 def _checked(asked: str | tuple[str, ...]) -> str | tuple[str, ...]:
     if isinstance(asked, str) and "://" in asked.partition(" ")[0] and not is_address(asked):
         raise ValueError("on_finish takes http:// and https:// addresses only")
+    if isinstance(asked, str) and is_address(asked) and not _sendable(asked):
+        raise ValueError("on_finish is no address that anything can be sent to")
     try:
         words = shlex.split(asked) if isinstance(asked, str) else asked
     except ValueError as error:
@@ -23,6 +26,14 @@ def _checked(asked: str | tuple[str, ...]) -> str | tuple[str, ...]:
     if any("\0" in word for word in words) or (asked and not (words and words[0])):
         raise ValueError("on_finish names no program")
     return asked
+
+
+def _sendable(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # an open bracket, a port that is no number
+        return False
 
 
 OnFinish = Annotated[str | tuple[str, ...], AfterValidator(_checked)]

@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from tilehires.diffusion.checkpoints import Checkpoint, weights_of
+from tilehires.diffusion.checkpoints import Checkpoint, vae_path, weights_of
 from tilehires.diffusion.header import UNET, VAE, Header, read_header, vae_config, vae_header
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -57,7 +57,7 @@ def anatomy(checkpoint: Checkpoint, vae: str | None) -> Anatomy:
         text = sum(read_header(f).parameters("") for folder in folders if folder.is_dir() for f in weights_of(folder))
         layer = _largest([read_header(file) for file in weights_of(checkpoint.path / "unet")], "")
         own = _folder_vae(checkpoint.path / "vae") if vae is None else None
-    return Anatomy(text, layer, own or _named_vae(Path(str(vae)), checkpoint.family.name))
+    return Anatomy(text, layer, own or _named_vae(vae_path(str(vae)), checkpoint.family.name))
 
 
 def _named_vae(path: Path, family: str) -> VaeAnatomy:

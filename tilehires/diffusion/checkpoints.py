@@ -186,9 +186,14 @@ def weights_of(folder: Path) -> tuple[Path, ...]:
     return chosen
 
 
+def vae_path(reference: str) -> Path:
+    """The file or folder that model.vae names."""
+    return Path(reference).expanduser()
+
+
 def other_vae(reference: str) -> VaeShape:
     """The shape of the VAE that model.vae names, a folder or a file; a plain one where it can't be read (loading says why)."""
-    path = Path(reference).expanduser()
+    path = vae_path(reference)
     if path.is_file() and path.suffix.lower() == ".safetensors":
         return _vae_in(read_header(path))
     return _vae_of(_json(path / "config.json", path)) if (path / "config.json").is_file() else PLAIN_VAE

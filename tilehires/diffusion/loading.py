@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from tilehires.diffusion.checkpoints import PARTS, PICKLES, Checkpoint, weights_of
+from tilehires.diffusion.checkpoints import PARTS, PICKLES, Checkpoint, vae_path, weights_of
 from tilehires.diffusion.components import Diffusion
 from tilehires.diffusion.family import REFINER
 from tilehires.diffusion.header import TEXT, Header, clip_config, read_header, unet_config, vae_config, vae_header
@@ -42,7 +42,7 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype, vae: str | None) -> Diffusi
     Raises MissingError when the weights are damaged or incomplete.
     """
     with _understood(checkpoint), _quiet():
-        other = {} if vae is None else {"vae": load_vae(Path(vae), dtype)}
+        other = {} if vae is None else {"vae": load_vae(vae_path(vae), dtype)}
         read = _from_single if checkpoint.layout == "single-file" else _from_folder
         pipe = read(checkpoint, dtype, other)
     heard = [name for name in ("text_encoder", "text_encoder_2") if getattr(pipe, name, None) is not None]

@@ -10,21 +10,20 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from tilehires import detectors, memory
+from tilehires import memory
 from tilehires.checks import Finding
 from tilehires.config.detail import DetailPass
 from tilehires.config.settings import SamplingPass, Settings, hires_pass
 from tilehires.detectors import Detection, DetectorFile
 from tilehires.diffusion import prompts, sampling
 from tilehires.diffusion.checkpoints import Checkpoint
-from tilehires.errors import ConfigError
 from tilehires.geometry import Size
 from tilehires.memory import VaeMode
 from tilehires.stages import Less, Source, StageResult, Tools
 from tilehires.stages.crops import MULTIPLE, crop_of, mask_in
 from tilehires.stages.cutting import tile_range
 from tilehires.stages.extras import fitted
-from tilehires.stages.looking import DetectorFailedError, looked_for
+from tilehires.stages.looking import DetectorFailedError, looked_for, resolved
 from tilehires.stages.means import Means, means_of
 from tilehires.stages.pieces import NO_LIMIT, Pieces, pieces, usual
 from tilehires.stages.regions import REPAIRED, Region, chosen, denoise_of, moved
@@ -253,7 +252,7 @@ class DetailStage:
                     fates[i] = REPAIRED if well else FAILED
         if jobs and work.nets:
             tools.bay.put_away(tools.bay.controlnets(work.nets))
-        return [Region(r.kind, r.box, r.score, r.mask, r.place, fate) for r, fate in zip(regions, fates, strict=True)]
+        return [replace(region, fate=fate) for region, fate in zip(regions, fates, strict=True)]
 
     def work(self, number: int) -> Work:
         """How a pass samples."""
@@ -286,23 +285,6 @@ class DetailStage:
         )
 
 
-def resolved(settings: Settings) -> tuple[tuple[DetailPass, DetectorFile], ...]:
-    """The passes with what their detectors' TOMLs say under what the settings give. Raises ConfigError, MissingError."""
-    made = []
-    for one in settings.detail.passes:
-        found = detectors.find(one.detector)
-        try:
-            values = {**found.values, **one.model_dump(exclude_unset=True)}
-            made.append((DetailPass.model_validate(values), found))
-        except ValueError as error:
-            line = str(error).splitlines()
-            raise ConfigError(
-                f"The detector {found.origin} says what no detail pass knows: {' '.join(line[1:3])}.",
-                hint="docs/settings.md, [[detail]], lists what it may say.",
-            ) from error
-    return tuple(made)
-
-
 def detail_stage(
     settings: Settings,
     route: Route,
@@ -312,7 +294,7 @@ def detail_stage(
     from_image: Callable[[str], bool] = lambda name: False,
 ) -> DetailStage | None:
     """The stage of the passes that run at that place; None where there are none. `from_image`: as in find_extras."""
-    chosen_ = [(one, found) for one, found in resolved(settings) if one.at == at]
+    chosen_ = [(one, found) for one, found in map(resolved, settings.detail.passes) if one.at == at]
     if not chosen_:
         return None
     step = route.steps[0] if at == "hires" else route.steps[-1]

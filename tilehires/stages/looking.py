@@ -9,13 +9,12 @@ import numpy as np
 import torch
 
 from tilehires import detectors
+from tilehires.config.detail import DetailPass
 from tilehires.config.settings import Settings
 from tilehires.detectors import Detection, DetectorFile
 from tilehires.diffusion.bay import Bay
-from tilehires.errors import TilehiresError
+from tilehires.errors import ConfigError, TilehiresError
 
-CONFIDENCE = 0.3
-"""Of a detector whose TOML says none: DetailPass's own."""
 # What broken weights and pictures make detectors raise; memory errors are the ladder's.
 _BROKEN = (TilehiresError, ValueError, TypeError, RuntimeError, OSError, ArithmeticError, LookupError, AttributeError)
 
@@ -48,22 +47,27 @@ def looked_for(
             detector.close()
 
 
+def resolved(one: DetailPass) -> tuple[DetailPass, DetectorFile]:
+    """The pass with what its detector's TOML says under what the settings give. Raises ConfigError, MissingError."""
+    found = detectors.find(one.detector)
+    try:
+        return DetailPass.model_validate({**found.values, **one.model_dump(exclude_unset=True)}), found
+    except ValueError as error:
+        line = str(error).splitlines()
+        raise ConfigError(
+            f"The detector {found.origin} says what no detail pass knows: {' '.join(line[1:3])}.",
+            hint="docs/settings.md, [[detail]], lists what it may say.",
+        ) from error
+
+
 def check_detector(settings: Settings) -> tuple[DetectorFile, float] | None:
     """The detector of the check on duplicated subjects, and the least score that counts; None where there is none.
 
     Raises ConfigError, MissingError.
     """
-    named = settings.check.duplicates_detector
+    named, passes = settings.check.duplicates_detector, settings.detail.passes
     wanted = not settings.check.only or "duplicates" in settings.check.only
-    if not (settings.check.enabled and wanted) or named == "":
+    if not (settings.check.enabled and wanted) or named == "" or (named is None and not passes):
         return None
-    if named is not None:
-        found = detectors.find(named)
-        return found, float(found.values.get("confidence", CONFIDENCE))
-    if not settings.detail.passes:
-        return None
-    first = settings.detail.passes[0]
-    found = detectors.find(first.detector)
-    if "confidence" in first.model_fields_set:
-        return found, first.confidence
-    return found, float(found.values.get("confidence", CONFIDENCE))
+    looking, found = resolved(passes[0] if named is None else DetailPass(detector=named))
+    return found, looking.confidence

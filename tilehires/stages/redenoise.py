@@ -15,7 +15,7 @@ from tilehires import memory, upscalers
 from tilehires.config.model import Seamless
 from tilehires.config.settings import SamplingPass, Settings
 from tilehires.diffusion import noise, prompts, samplers, sampling
-from tilehires.diffusion.checkpoints import Checkpoint, weights_of
+from tilehires.diffusion.checkpoints import Checkpoint, vae_path, weights_of
 from tilehires.diffusion.components import Diffusion
 from tilehires.diffusion.control import Control
 from tilehires.diffusion.syntax import Count
@@ -202,7 +202,9 @@ class PassStage:
         if parts.seams:
             np.clip(pixels, 0, 1, out=pixels)
             nets = controls(values, self.checkpoint, tools.bay, pixels, s.size)
-            painter.redraw(pixels, parts.seams, s.redraw.seam_denoise, f"{self.name}: seams", nets)
+            seams = f"{self.name}: seams"
+            again = replace(painter, before=before_sampling(tools, self.name, seams))
+            again.redraw(pixels, parts.seams, s.redraw.seam_denoise, seams, nets)
         if wanted is not None:
             lock.lock(pixels, wanted, values.lock, s.wrap)
         np.clip(pixels, 0, 1, out=pixels)
@@ -343,7 +345,7 @@ class PassStage:
 
 def vae_files(reference: str) -> tuple[Path, ...]:
     """The weight files of the VAE that a setting names. Raises MissingError when there are none."""
-    path = Path(reference)
+    path = vae_path(reference)
     if path.is_dir():
         return weights_of(path)
     if not path.is_file():
