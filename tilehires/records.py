@@ -117,6 +117,13 @@ class Record:
         )
 
 
+def empty_record(
+    id: str, status: Status, *, notes: tuple[str, ...] = (), error: ErrorRecord | None = None, file: bool = True
+) -> Record:
+    """The record of an image of which nothing came, and of whose file (where it has one) nothing but its name is known."""
+    return Record(id, FileRecord(id, (0, 0), "") if file else None, None, status, notes=notes, error=error)
+
+
 VOLATILE = {
     "run": ("started", "finished", "command", "input_folder"),
     "summary": ("cached",),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from PIL import Image
 
 from tests.batches import Workplace, draw, outputs
 from tilehires.batch import final
+from tilehires.batch.behind import Behind
 from tilehires.batch.runner import run
 from tilehires.config import Config
 from tilehires.errors import ExitCode, ImageError
@@ -57,6 +60,33 @@ def test_an_image_is_written_while_the_next_one_is_computed(
     assert summary.exit_code == ExitCode.OK and [record.id for record in summary.records] == ["a.png", "b.png"]
     assert set(seen) == {threading.main_thread()}, "models stay in one thread"
     assert outputs(place.output) == outputs(place.root / "alone")
+
+
+def test_an_images_seconds_are_its_own(place: Workplace, quick: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(place.input / "a.png")
+    draw(place.input / "b.png", seed=1)
+    real_clock, real_run, real_begin, late = time.monotonic, PassStage.run, Behind.begin, 0
+    behind: list[Behind] = []
+
+    def begin(self: Behind, *given: Any) -> None:
+        real_begin(self, *given)
+        behind.append(self)
+
+    def slow(stage: PassStage, *rest: Any) -> Any:
+        nonlocal late
+        if behind:
+            behind[0].result()
+            late = 1000
+        return real_run(stage, *rest)
+
+    monkeypatch.setattr(time, "monotonic", lambda: real_clock() + late)
+    monkeypatch.setattr(Behind, "begin", begin)
+    monkeypatch.setattr(PassStage, "run", slow)
+    assert run(quick, place.input, place.output).exit_code == 0
+    [log] = (place.output / ".tilehires" / "runs").glob("*.jsonl")
+    events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    took = {event["id"]: event["seconds"] for event in events if event["event"] == "image"}
+    assert took["a.png"] < 1000 <= took["b.png"]
 
 
 @pytest.mark.parametrize("error", [ImageError("It broke."), ZeroDivisionError("oh"), MemoryError()])

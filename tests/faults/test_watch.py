@@ -121,6 +121,21 @@ def test_an_empty_folder_a_broken_file_that_is_replaced_and_a_limit(place: Workp
     assert place.images()["a.png"]["settings"]["generate.prompt"]["value"] == "a fox"
 
 
+def test_an_image_that_is_made_again_counts_once(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def arrivals(self: watch.Watch) -> Iterator[Any]:
+        for seed, names in enumerate((("a.png",), ("a.png", "b.png"))):
+            for name in names:
+                draw(place.input / name, seed=seed)
+            yield (found := self._look()), found.found
+        raise AssertionError("two are done, and that was the limit")
+
+    monkeypatch.setattr(watch.Watch, "arrivals", arrivals)
+    monkeypatch.setattr(watch.Watch, "stands", lambda *_: True)
+    ended = place.run(*SETTLE, "--limit", "2")
+    assert ended.code == ExitCode.OK, ended.out + ended.err
+    assert set(outputs(place.output)) == {"a.png", "b.png"}
+
+
 def test_a_watcher_that_dies_or_sees_nothing_costs_no_image(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "EVERY", 0.5)
 

@@ -25,7 +25,7 @@ from tilehires.files import writing
 from tilehires.geometry import Box, Size
 from tilehires.images import MAX_PIXELS, Decoder, FileFormat, Isolated, check_writable, suffix_of, write
 from tilehires.progress import BatchProgress, SilentBatch
-from tilehires.records import ErrorRecord, FileRecord, Record, StageRecord
+from tilehires.records import ErrorRecord, FileRecord, Record, StageRecord, empty_record
 from tilehires.stages.alpha import resized_alpha
 from tilehires.stages.route import Route, Step, route
 from tilehires.upscalers.loading import load
@@ -76,10 +76,7 @@ def enlarge(options: EnlargeOptions, source: Path, output: Path, *, progress: Ba
             records, interrupted = work.all(found.found)
         finally:
             log.close()
-    skipped = [
-        Record(file.id, FileRecord(file.id, (0, 0), ""), None, "skipped", notes=(file.reason,))
-        for file in found.skipped
-    ]
+    skipped = [empty_record(file.id, "skipped", notes=(file.reason,)) for file in found.skipped]
     return Summary((*records, *skipped), len(found.found) - len(records), interrupted)
 
 
@@ -145,7 +142,7 @@ class _Work:
         made = fenced(lambda: self._enlarge(image), note, self.workspace.logs)
         if isinstance(made, ErrorRecord):
             self.progress.note(f"{image.id}: {made.message} {made.hint}".rstrip())
-            made = Record(image.id, FileRecord(image.id, (0, 0), ""), None, "failed", error=made)
+            made = empty_record(image.id, "failed", error=made)
             self.workspace.write_record(made)
         self.log.event("image", id=image.id, status=made.status, cached=made.cached)
         return made

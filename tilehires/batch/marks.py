@@ -19,7 +19,7 @@ from tilehires.config import Config
 from tilehires.config.layers import Rank
 from tilehires.errors import ConfigError
 from tilehires.files import write_json
-from tilehires.records import Record
+from tilehires.records import Record, empty_record
 
 Verdict = Literal["accept", "redo", "discard"]
 
@@ -130,6 +130,13 @@ class Marks:
     @property
     def discarded(self) -> frozenset[str]:
         return frozenset(name for name, kept in self._kept.items() if kept.verdict == "discard")
+
+    def left(self, image: str) -> Record | None:
+        """The record of an image that was discarded: it is left alone."""
+        if image not in self.discarded:
+            return None
+        note = "Discarded in review. Its output is in review/discarded; mark it redo to have it made again."
+        return empty_record(image, "skipped", notes=(note,))
 
     def config(self, image: str, config: Config) -> Config:
         """The run's settings with what belongs to that image since it was redone, below the command line's."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilehires.callbacks import Callbacks
-from tilehires.errors import ConfigError
+from tilehires.errors import ConfigError, Interrupted
 
 if TYPE_CHECKING:
     from tilehires.batch.cluster import Cluster
@@ -44,6 +44,17 @@ class RunOptions:
     def late(self) -> bool:
         """Whether it is later than the run may last."""
         return self.until is not None and datetime.now() >= self.until
+
+    def ask(self) -> None:
+        """Before each stage: raise Interrupted where the user has asked for the end, or it is later than the run may last."""
+        self.heed()
+        if self.late():
+            raise Interrupted("The time is up (--until).", hint="The same command goes on from here.")
+
+    def heed(self) -> None:
+        """Raise Interrupted where a library made nothing, or another error, of the user's Ctrl-C."""
+        if self.stopped():
+            raise Interrupted("The run was stopped.", hint="The same command goes on from here.")
 
     def check_watch(self, source: Path) -> None:
         """Raise ConfigError where `watch` can't go with the rest."""

@@ -39,7 +39,7 @@ from tilehires.files import writing
 from tilehires.images import suffix_of
 from tilehires.images.ahead import Ahead
 from tilehires.progress import BatchProgress, SilentBatch
-from tilehires.records import ErrorRecord, FileRecord, Record
+from tilehires.records import ErrorRecord, Record, empty_record
 
 if TYPE_CHECKING:
     from tilehires.batch.cluster import Cluster, Done
@@ -152,7 +152,13 @@ class _Run:
         self.records: dict[str, Record] = {}
         self.marks.review(marks, workspace, self.config, progress.note)
         self.context = context_of(
-            setup, workspace, decoder, progress, force=forced(options.force), ask=self._ask, callbacks=options.callbacks
+            setup,
+            workspace,
+            decoder,
+            progress,
+            force=forced(options.force),
+            ask=options.ask,
+            callbacks=options.callbacks,
         )
         self.maker = Maker(setup, self.context)
         self.phases = None if options.force else phases_of(self.maker, setup)
@@ -192,7 +198,7 @@ class _Run:
                     self.options.late() and not self._summary(False).left
                 ):
                     return
-                self._ask()
+                self.options.ask()
                 if self.unreported:
                     self._now_and_then(0)
 
@@ -211,8 +217,8 @@ class _Run:
         with Behind() as self.behind:
             try:
                 for number, image in enumerate(todo):
-                    self._ask()
-                    full = self.limit and len(self.records) + bool(self.behind.waiting) >= self.limit
+                    self.options.ask()
+                    full = self.limit and len(self.records) + self.behind.holds_new(self.records) >= self.limit
                     over = full and image.id not in self.records
                     if not over and (self.watch is None or self.watch.stands(image)):
                         if self.phases and not self._known(image):
@@ -242,7 +248,7 @@ class _Run:
     def _unmade(self, todo: Sequence[Found]) -> Iterator[Task]:
         """The images that aren't known to be finished, with the settings of each; the others are told of on the way."""
         for image in todo:
-            self._ask()
+            self.options.ask()
             began = time.monotonic()
             known = self._fenced(image, partial(self._known, image))
             if known is None:
@@ -271,9 +277,8 @@ class _Run:
 
     def _standing(self, image: Found) -> Record | None:
         """The record of an image that this run leaves alone."""
-        if image.id in self.marks.discarded:
-            note = "Discarded in review. Its output is in review/discarded; mark it redo to have it made again."
-            return Record(image.id, FileRecord(image.id, (0, 0), ""), None, "skipped", notes=(note,))
+        if left := self.marks.left(image.id):
+            return left
         if self.options.redo is None or image.id in self.marks.due:
             return None
         record = self.workspace.record(image.id)
@@ -308,7 +313,7 @@ class _Run:
         if waiting := self.behind.waiting:
             record = self._fenced(waiting.image, lambda: self._taken(waiting.image, self.behind.result()))
             self.behind.waiting = None
-            self._end(waiting.image, record, time.monotonic() - waiting.began)
+            self._end(waiting.image, record, self.behind.ended - waiting.began)
 
     def _known(self, image: Found) -> Record | None:
         """The record of an image that needn't be made, as far as that is known without opening it."""
@@ -328,11 +333,11 @@ class _Run:
         try:
             made = fenced(work, lambda text: self.log.traceback(image.id, text), self.workspace.logs)
         except RunError:
-            self._heed()
+            self.options.heed()
             self.log.event("stop", id=image.id)
             raise
         if isinstance(made, ErrorRecord):
-            self._heed()
+            self.options.heed()
         return made
 
     def _end(self, image: Found, made: Record | ErrorRecord, seconds: float) -> None:
@@ -350,22 +355,9 @@ class _Run:
 
     def _failed(self, image: Found, error: ErrorRecord) -> Record:
         self.progress.note(f"{image.id}: {error.message} {error.hint}".rstrip())
-        record = Record(
-            image.id, None if image.prompt else FileRecord(image.id, (0, 0), ""), None, "failed", error=error
-        )
+        record = empty_record(image.id, "failed", error=error, file=image.prompt is None)
         self.workspace.write_record(record)
         return record
-
-    def _ask(self) -> None:
-        """Before each stage: raise Interrupted once it is later than the run may last."""
-        self._heed()
-        if self.options.late():
-            raise Interrupted("The time is up (--until).", hint="The same command goes on from here.")
-
-    def _heed(self) -> None:
-        """Raise Interrupted where a library made nothing, or another error, of the user's Ctrl-C."""
-        if self.options.stopped():
-            raise Interrupted("The run was stopped.", hint="The same command goes on from here.")
 
     def _now_and_then(self, every: float = REPORT_EVERY) -> None:
         """The report of a night that goes on, so seldom that it takes a twentieth of the time at most."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tilehires.batch.discover import Discovery
 from tilehires.errors import ExitCode
-from tilehires.records import FileRecord, Record
+from tilehires.records import Record, empty_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +87,7 @@ class Summary:
 
 def summary_of(records: Mapping[str, Record], found: Discovery, interrupted: bool, strict: bool) -> Summary:
     """What was done of `found`, in the order of the ids also where workers finished in another."""
-    skipped = [
-        Record(file.id, FileRecord(file.id, (0, 0), ""), None, "skipped", notes=(file.reason,))
-        for file in found.skipped
-    ]
+    skipped = [empty_record(file.id, "skipped", notes=(file.reason,)) for file in found.skipped]
     order = {image.id: number for number, image in enumerate(found.found)}
     made = sorted(records.values(), key=lambda record: order.get(record.id, len(order)))
     left = sum(image.id not in records for image in found.found)

@@ -69,5 +69,5 @@ def check_detector(settings: Settings) -> tuple[DetectorFile, float] | None:
     wanted = not settings.check.only or "duplicates" in settings.check.only
     if not (settings.check.enabled and wanted) or named == "" or (named is None and not passes):
         return None
-    looking, found = resolved(passes[0] if named is None else DetailPass(detector=named))
+    looking, found = resolved(passes[0] if named is None else DetailPass.model_validate({"detector": named}))
     return found, looking.confidence
