@@ -59,8 +59,8 @@ class BatchProgress(Progress, Protocol):
 
     def begin_image(self, name: str) -> None: ...
 
-    def end_image(self, status: str) -> None:
-        """`status`: "done", "cached" or "failed"."""
+    def end_image(self, name: str, status: str) -> None:
+        """`status`: "done", "cached" or "failed". The next image may have begun before this one's end."""
         ...
 
     def end_batch(self) -> None: ...
@@ -75,7 +75,7 @@ class SilentBatch(Silent):
     def begin_image(self, name: str) -> None:
         pass
 
-    def end_image(self, status: str) -> None:
+    def end_image(self, name: str, status: str) -> None:
         pass
 
     def end_batch(self) -> None:

@@ -307,7 +307,7 @@ def test_a_library_that_swallows_ctrl_c_or_makes_another_error_of_it(
     place: Workplace, monkeypatch: pytest.MonkeyPatch, error: Exception | None
 ) -> None:
     three(place)
-    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
     def press() -> None:
         try:

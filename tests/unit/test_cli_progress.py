@@ -30,22 +30,28 @@ def test_bars_take_all_calls_in_any_order(capsys: pytest.CaptureFixture[str]) ->
     bars.advance(4)
     bars.begin("hires: decoding", 1)
     bars.note("a note")
-    bars.end_image("done")
-    bars.end_image("failed")
+    bars.begin_image("b.png")
+    bars.end_image("a.png", "done")
+    bars.end_image("b.png", "failed")
     bars.end_batch()
     bars.close()
     err = capsys.readouterr().err
-    assert "2/2" in err and "a note" in err and "a.png: done" in err
+    assert "2/2" in err and "a note" in err and "a.png: done" in err and "b.png: failed" in err
 
 
 def test_lines_say_notes_and_with_verbose_each_image(capsys: pytest.CaptureFixture[str]) -> None:
-    for verbose, expected in ((False, "a note\n"), (True, "a note\n[1/2] a.png: done\n")):
+    each = "[1/2] a.png: done\n[2/2] b.png: failed\n[1/1] c.png: done\n"
+    for verbose, expected in ((False, "a note\n"), (True, f"a note\n{each}")):
         lines = Lines(verbose=verbose)
         lines.begin_batch(2)
         lines.begin_image("a.png")
+        lines.begin_image("b.png")
         lines.begin("hires", 3)
         lines.advance()
         lines.note("a note")
-        lines.end_image("done")
+        lines.end_image("a.png", "done")
+        lines.end_image("b.png", "failed")
         lines.end_batch()
+        lines.begin_batch(1)  # more came into a folder that is watched
+        lines.end_image("c.png", "done")
         assert capsys.readouterr().err == expected

@@ -128,7 +128,7 @@ class _Work:
             for image in images:
                 self.progress.begin_image(image.id)
                 records.append(self._one(image))
-                self.progress.end_image("cached" if records[-1].cached else records[-1].status)
+                self.progress.end_image(image.id, "cached" if records[-1].cached else records[-1].status)
         except (KeyboardInterrupt, Interrupted):
             return records, True
         finally:

@@ -350,7 +350,7 @@ class _Run:
         if not record.cached:
             self.context.store.trim()
         self.log.image(record, seconds)
-        self.progress.end_image("cached" if record.cached else record.status)
+        self.progress.end_image(image.id, "cached" if record.cached else record.status)
         self._now_and_then()
 
     def _failed(self, image: Found, error: ErrorRecord) -> Record:

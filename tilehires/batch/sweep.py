@@ -143,7 +143,7 @@ class _Sweep:
         self.records.append(made)
         self.store.trim()
         self.log.event("cell", id=cell.name, status=made.status, cached=made.cached)
-        self.progress.end_image("cached" if made.cached else made.status)
+        self.progress.end_image(cell.name, "cached" if made.cached else made.status)
 
     def _context(self, setup: Setup, plan: Plan) -> Context:
         if (self.bay.device, self.bay.dtype) != (setup.device, setup.dtype):

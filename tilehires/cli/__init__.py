@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 
 from tilehires import __version__
+from tilehires.cli.streams import lasting
 from tilehires.errors import ExitCode, TilehiresError
 
 # name → (module that holds a command of that name, its help in the list of commands)
@@ -68,12 +69,10 @@ def cli(ctx: click.Context) -> int:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The program. Ends the process with the exit code of docs/exit-codes.md."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # file names need not be text in the terminal's encoding
-            stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     if not {"-v", "--verbose"} & set(words):
         sys.excepthook = _bug
-    sys.exit(_exit_code(words))
+    with lasting():
+        sys.exit(_exit_code(words))
 
 
 def _exit_code(arguments: Sequence[str]) -> int:

@@ -36,21 +36,17 @@ class Lines(SilentBatch):
     def __init__(self, *, verbose: bool) -> None:
         self._verbose = verbose
         self._images = self._number = 0
-        self._name = ""
 
     def begin_batch(self, images: int) -> None:
-        self._images = images
-
-    def begin_image(self, name: str) -> None:
-        self._number += 1
-        self._name = name
+        self._images, self._number = images, 0
 
     def note(self, message: str) -> None:
         click.echo(message, err=True)
 
-    def end_image(self, status: str) -> None:
+    def end_image(self, name: str, status: str) -> None:
+        self._number += 1
         if self._verbose:
-            click.echo(f"[{self._number}/{self._images}] {self._name}: {status}", err=True)
+            click.echo(f"[{self._number}/{self._images}] {name}: {status}", err=True)
 
 
 class Bars:
@@ -60,13 +56,11 @@ class Bars:
         self._verbose = verbose
         self._batch: tqdm[Any] | None = None
         self._work: tqdm[Any] | None = None
-        self._name = ""
 
     def begin_batch(self, images: int) -> None:
         self._batch = self._bar(images, position=0, unit="image", leave=True)
 
     def begin_image(self, name: str) -> None:
-        self._name = name
         if self._batch is not None:
             self._batch.set_description_str(name[-40:])
 
@@ -84,10 +78,10 @@ class Bars:
 
         tqdm.write(message, file=sys.stderr)
 
-    def end_image(self, status: str) -> None:
+    def end_image(self, name: str, status: str) -> None:
         self._end_work()
         if self._verbose:
-            self.note(f"{self._name}: {status}")
+            self.note(f"{name}: {status}")
         if self._batch is not None:
             self._batch.update()
 

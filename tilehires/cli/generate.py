@@ -44,6 +44,7 @@ def generate(
     The first pass is at the model's native size (generate.width, generate.height); then it is upscaled and re-denoised,
     detailed, tiled and checked. The same prompt, seed and settings give the same bytes, and are not made twice.
     """
+    stop = Stop()
     flagged = "flag --prompt" in {origin for origin, _ in given(ctx).flags}
     if sum((text is not None, file is not None, flagged)) != 1:
         raise click.UsageError('Say one of: a prompt ("a red fox"), -f prompts.txt.', ctx)
@@ -56,7 +57,7 @@ def generate(
 
     prompts = read_prompts(file) if file else (config.settings.generate.prompt if flagged else text or "",)
     with (
-        Stop() as stop,
+        stop,
         cluster_of(ctx, cluster, workers) as hands,
         progress_for(quiet=quiet, verbose=verbose) as progress,
     ):

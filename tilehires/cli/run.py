@@ -79,6 +79,7 @@ def run(
     Each image is upscaled and re-denoised to its target size, in overlapping tiles where it is large, then checked.
     What is done already is not done again; an interrupted run goes on with the same command.
     """
+    stop = Stop()
     config = config_of(ctx)
     config.require_checkpoint()
 
@@ -86,7 +87,7 @@ def run(
     from tilehires.cli.bars import progress_for
 
     with (
-        Stop() as stop,
+        stop,
         cluster_of(ctx, cluster, workers) as hands,
         progress_for(quiet=quiet, verbose=verbose) as progress,
     ):

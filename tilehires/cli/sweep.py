@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 import click
 
 from tilehires.cli.options import config_of, setting_options
 from tilehires.cli.run import OUTPUT
+from tilehires.cli.stopping import Stop
 
 
 @setting_options
@@ -33,6 +33,7 @@ def sweep(ctx: click.Context, image: Path, output: Path, vary: tuple[str, ...], 
     """
     from tilehires.config.vary import parse_vary
 
+    stop = Stop()
     axes = [parse_vary(text) for text in vary]
     config = config_of(ctx)
     config.require_checkpoint()
@@ -40,8 +41,7 @@ def sweep(ctx: click.Context, image: Path, output: Path, vary: tuple[str, ...], 
     from tilehires.batch import sweep as sweeps
     from tilehires.cli.bars import progress_for
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with progress_for(quiet=quiet, verbose=verbose) as progress:
+    with stop, progress_for(quiet=quiet, verbose=verbose) as progress:
         swept = sweeps.sweep(config, image, axes, output, progress=progress)
     summary = swept.summary
     if summary.exit_code or not quiet:

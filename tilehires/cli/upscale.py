@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Any
 
 import click
 
+from tilehires.cli.stopping import Stop
 from tilehires.errors import ConfigError
 
 
@@ -41,6 +41,7 @@ def upscale(input: Path, output: Path, quiet: bool, verbose: bool, **given: Any)
     Names, subfolders and metadata stay. What is done already is not done again; a file that tilehires didn't make is never
     overwritten; a broken file costs itself.
     """
+    stop = Stop()
     if given["by"] is not None and given["to"]:
         raise click.UsageError("--by and --to both say how large the output is: give one of them.")
     from tilehires.batch import enlarge
@@ -60,8 +61,7 @@ def upscale(input: Path, output: Path, quiet: bool, verbose: bool, **given: Any)
         quality=given["quality"],
         device=str(device_of(given["device"])),
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with progress_for(quiet=quiet, verbose=verbose) as progress:
+    with stop, progress_for(quiet=quiet, verbose=verbose) as progress:
         summary = enlarge.enlarge(options, input, output, progress=progress)
     if summary.exit_code or not quiet:
         for line in summary.lines():
