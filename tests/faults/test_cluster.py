@@ -62,10 +62,11 @@ def by(cluster: Cluster, place: Workplace, settings: Config) -> Summary:
 
 
 def three(folder: Path) -> None:
-    """Small images; one of them takes long enough to be killed in."""
+    """Small images; the first and the last take long enough to be killed in."""
     for seed, name in enumerate(("a.png", "b.png", "d/d.png")):
         draw(folder / name, 24, 16, seed)
-    (folder / "a.toml").write_text("[hires]\nsteps = 60\n", encoding="utf-8")
+    for name in ("a.toml", "d/d.toml"):
+        (folder / name).write_text("[hires]\nsteps = 30\n", encoding="utf-8")
 
 
 def steady(value: Any) -> Any:
@@ -126,25 +127,26 @@ def test_ctrl_c_keeps_what_was_reached_and_the_next_run_goes_on(
     assert outputs(place.output) == outputs(alone[0])
 
 
-def test_a_killed_workers_image_is_done_by_another(
+def test_a_killed_workers_images_are_done_by_others(
     place: Workplace, cluster: Cluster, alone: tuple[Path, Summary]
 ) -> None:
     three(place.input)
-    killed: list[int] = []
+    killed: list[str] = []
 
     def kill() -> None:
-        while not cluster.at_work.get("a.png"):
+        while "d/d.png" not in (at_work := cluster.at_work):
             time.sleep(0.01)
-        killed.append(cluster.at_work["a.png"])
-        time.sleep(0.1)
-        os.kill(killed[0], signal.SIGKILL)
+        killed.extend(name for name, process in at_work.items() if process == at_work["d/d.png"])
+        os.kill(at_work["d/d.png"], signal.SIGKILL)
 
     threading.Thread(target=kill, daemon=True).start()
     made = by(cluster, place, config())
-    assert killed and made.done == 3 and made.exit_code == ExitCode.OK
+    assert len(killed) == 2, "the one at work, and the one behind it"
+    assert made.done == 3 and made.exit_code == ExitCode.OK
     assert not leftovers(place.output) and not list((place.output / ".tilehires").glob("outputs-*"))
     events = next((place.output / ".tilehires" / "runs").iterdir()).read_text(encoding="utf-8")
-    assert events.count("a.png: its worker died") == 1
+    assert all(events.count(f"{name}: its worker died") == 1 for name in killed)
+    assert events.count("its worker died") == 2
     assert run(config(), place.input, place.output).cached == 3
     assert outputs(place.output) == outputs(alone[0])
 

@@ -13,6 +13,7 @@ import pytest
 from tilehires.batch.cluster import Cluster, Done
 from tilehires.batch.discover import Found
 from tilehires.batch.maker import Made, Task
+from tilehires.batch.todo import Todo
 from tilehires.batch.worker import Answer, Orders, Settled
 from tilehires.config import Config
 from tilehires.errors import ConfigError, DiskFullError, Interrupted, MissingError, RunError
@@ -37,10 +38,11 @@ class Ref:
 
 
 class Stub:
-    """A worker in this process. `does`: what comes of an image, by its id."""
+    """A worker in this process, whose images are finished behind the next ones."""
 
     def __init__(self, number: int, ray: Ray) -> None:
         self.number, self.ray = number, ray
+        self.behind: tuple[Answer, ...] = ()
 
     def settle(self, config: Config) -> Any:
         return self.ray.settled(self.number)
@@ -48,24 +50,43 @@ class Stub:
     def begin(self, orders: Orders) -> None:
         self.ray.beacons.append(orders.beacon)
 
-    def make(self, task: Task) -> Answer:
+    def make(self, task: Task, ahead: Path | None = None, *, alone: bool = False) -> tuple[Answer, ...]:
         image = task.image
+        if alone:
+            self.ray.alone.append(image.id)
+        before = self.rest()
         self.ray.made.append((self.number, image.id))
+        self.ray.events.append((self.number, "begun", image.id))
+        self.ray.ahead.append((self.number, ahead and ahead.name))
         said = self.ray.does(image.id)
         file = FileRecord(image.id, (1, 1), "")
-        return Answer(Made(Record(image.id, file, file, "done"), {}) if said is None else said)
+        if said is not None:
+            return (*before, Answer(image.id, said))
+        self.behind = (Answer(image.id, Made(Record(image.id, file, file, "done"), {})),)
+        return (*before, *self.rest()) if alone else before
+
+    def rest(self) -> tuple[Answer, ...]:
+        answers, self.behind = self.behind, ()
+        self.ray.events += [(self.number, "finished", one.image) for one in answers]
+        return answers
 
     def end(self) -> None:
         pass
 
 
 class Ray:
-    """As much of Ray as the driver uses; a call is made when its answer is waited for, one at a time, the first first."""
+    """As much of Ray as the driver uses; a call is made when its answer is waited for, one at a time, the first first.
+
+    `does`: what comes of an image, by its id; None: it is made.
+    """
 
     def __init__(self, does: Does = lambda name: None, settled: Callable[[int], Any] | None = None) -> None:
         self.does = does
         self.settled = settled or (lambda number: fit(number))
         self.made: list[tuple[int, str]] = []
+        self.events: list[tuple[int, str, str]] = []
+        self.ahead: list[tuple[int, str | None]] = []
+        self.alone: list[str] = []
         self.beacons: list[Path] = []
         self.killed: list[int] = []
         self.exceptions = SimpleNamespace(RayError=DiedError, RayTaskError=BugError)
@@ -83,10 +104,10 @@ class Ray:
         stub = Stub(self._count, self)
 
         def method(name: str) -> Any:
-            return SimpleNamespace(remote=lambda *given: Ref(lambda: getattr(stub, name)(*given)))
+            return SimpleNamespace(remote=lambda *given, **named: Ref(lambda: getattr(stub, name)(*given, **named)))
 
         return SimpleNamespace(
-            number=stub.number, **{name: method(name) for name in ("settle", "begin", "make", "end")}
+            number=stub.number, **{name: method(name) for name in ("settle", "begin", "make", "rest", "end")}
         )
 
     def wait(self, refs: list[Any], *, num_returns: int = 1, timeout: float) -> tuple[list[Any], list[Any]]:
@@ -164,6 +185,35 @@ def test_an_image_that_kills_its_workers_is_given_up_alone(tmp_path: Path) -> No
     assert by[0] != by[1]
 
 
+def test_a_worker_has_one_image_at_work_and_one_behind(tmp_path: Path) -> None:
+    ray = Ray()
+    assert len(list(done(ray, images("abcde"), tmp_path, workers=1))) == 5
+    # The stand-in finishes the one behind when it is asked to: at the next image, or when there is none.
+    expected = [("begun", "a")]
+    for before, name in zip("abcd", "bcde", strict=True):
+        expected += [("finished", before), ("begun", name)]
+    assert [event[1:] for event in ray.events] == [*expected, ("finished", "e")]
+    assert ray.ahead == [(1, name) for name in (*"bcde", None)]
+
+
+def test_what_a_slow_worker_has_in_view_is_made_by_another() -> None:
+    todo = Todo(images("abcdef"))
+    assert todo.next("x") and todo.next("y")
+    views = [todo.view(worker) for worker in "xyx"]
+    assert [view and view.image.id for view in views] == ["c", "d", "c"]
+    order = [task.image.id for task in iter(lambda: todo.next("y"), None)]
+    assert order == list("defc") and todo.over and todo.view("x") is None
+
+
+def test_an_image_is_not_given_up_for_its_neighbours_sake(tmp_path: Path) -> None:
+    ray = Ray(dies_over("b"))
+    came = {one.image.id: one.answer.made for one in done(ray, images("abc"), tmp_path, workers=1)}
+    assert sorted(came) == list("abc") and isinstance(came["b"], ErrorRecord)
+    assert isinstance(came["a"], Made) and isinstance(came["c"], Made)
+    assert ray.made == [(1, "a"), (1, "b"), (2, "a"), (2, "b"), (3, "c")], "both are made again"
+    assert ray.alone == ["a", "b"]
+
+
 @pytest.mark.parametrize("name", ["a", "c"], ids=["the first", "the last"])
 def test_a_worker_that_dies_once_costs_no_image(tmp_path: Path, name: str) -> None:
     left = [name]
@@ -198,6 +248,19 @@ def test_the_time_that_is_up_lets_others_finish_their_stage(tmp_path: Path) -> N
             assert ray.beacons[0].exists()
             came.append(one.image.id)
     assert sorted(came) == ["a", "b"]
+
+
+def test_what_is_behind_when_ctrl_c_is_pressed_is_kept(tmp_path: Path) -> None:
+    def todo() -> Iterator[Any]:
+        yield from images("ab")
+        raise KeyboardInterrupt
+
+    ray, came = Ray(), []
+    with pytest.raises(KeyboardInterrupt):
+        for one in done(ray, todo(), tmp_path, workers=1):
+            assert not ray.beacons[0].exists()
+            came.append(one.image.id)
+    assert came == ["a"] and ray.events == [(1, "begun", "a"), (1, "finished", "a")] and not ray.killed
 
 
 def test_a_full_disk_is_said_rather_than_the_time(tmp_path: Path) -> None:

@@ -1,21 +1,33 @@
-"""What a worker answers where it can't do the run, in this process."""
+"""What a worker answers, and in which order it works, in this process."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.batches import draw
-from tilehires.batch import worker
+from tilehires.batch import final, worker
 from tilehires.batch.discover import Found
 from tilehires.batch.maker import Made, Task
 from tilehires.batch.worker import Orders, Settled, Worker
 from tilehires.batch.workspace import Workspace
 from tilehires.config import Config
 from tilehires.errors import Interrupted, MissingError
+from tilehires.images import InProcess
 from tilehires.records import ErrorRecord
+from tilehires.stages.check import CheckStage
+from tilehires.stages.redenoise import PassStage
+
+LONG = 60  # seconds: only a fault waits so long
+Begun = Callable[..., tuple[Worker, Orders]]
 
 
 @pytest.fixture
@@ -52,24 +64,157 @@ def test_an_output_folder_that_isnt_shared_is_told(
     assert not (tmp_path / "out").exists()
 
 
-def test_it_makes_images_while_the_beacon_stands_and_until_the_time_is_up(tmp_path: Path, config: Config) -> None:
-    good, bad = draw(tmp_path / "in" / "a.png"), tmp_path / "in" / "b.png"
-    bad.write_bytes(b"nothing")
-    tasks = [Task(Found(path.name, path, path.name, ()), config) for path in (good, bad)]
-    one, said = settled(tmp_path, config)
-    with (driver := Workspace(tmp_path / "out")).locked():
-        beacon = driver.staging / "going"
-        beacon.touch()
-        orders = Orders(said.setup, driver.output, beacon)
-        assert one.begin(orders) is None
-        answers = [one.make(task) for task in tasks]
-        assert isinstance(answers[0].made, Made) and answers[0].hashes and answers[0].stored
-        assert isinstance(answers[1].made, ErrorRecord) and answers[1].made.type == "ImageError"
-        assert not driver.hashes.learned() and not (driver.root / "hashes.jsonl").exists()
-        assert one.begin(Orders(said.setup, driver.output, beacon, frozenset({"hires"}), until=1.0)) is None
-        assert isinstance(one.make(tasks[0]).made, Interrupted), "no stage begins after that time"
-        assert one.begin(orders) is None
-        beacon.unlink()
-        assert isinstance(one.make(tasks[0]).made, Interrupted)
-        one.end()
-        assert not list(driver.staging.iterdir())
+def task(folder: Path, name: str, config: Config, seed: int = 0) -> Task:
+    path = draw(folder / "in" / name, 24 + seed, 16, seed)
+    return Task(Found(name, path, name, ()), config)
+
+
+@pytest.fixture
+def run(tmp_path: Path, config: Config) -> Iterator[Begun]:
+    """A worker that has taken up a run, its output folder held by this process as by the driver."""
+    with (driver := Workspace(tmp_path / "out")).locked(), contextlib.ExitStack() as stack:
+
+        def begun(**settings: Any) -> tuple[Worker, Orders]:
+            one, said = settled(tmp_path, config.with_layer({"run": settings}, "test"))
+            stack.callback(one.end)
+            beacon = driver.staging / "going"
+            beacon.touch()
+            orders = Orders(said.setup, driver.output, beacon)
+            assert one.begin(orders) is None
+            return one, orders
+
+        yield begun
+        stack.close()
+        assert not [path for path in driver.staging.iterdir() if path.name != "going"], "it leaves nothing"
+
+
+def test_it_makes_images_while_the_beacon_stands_and_until_the_time_is_up(
+    tmp_path: Path, config: Config, run: Begun
+) -> None:
+    good, bad = task(tmp_path, "a.png", config), task(tmp_path, "b.png", config)
+    bad.image.path.write_bytes(b"nothing")
+    one, orders = run()
+    assert one.make(good) == () and one.rest()[0].image == "a.png" and one.rest() == ()
+    (failed,) = one.make(bad)
+    assert isinstance(failed.made, ErrorRecord) and failed.made.type == "ImageError" and failed.image == "b.png"
+    assert not (orders.output / ".tilehires" / "hashes.jsonl").exists()
+    assert one.begin(replace(orders, force=frozenset({"hires"}), until=1.0)) is None
+    assert isinstance(one.make(good)[0].made, Interrupted), "no stage begins after that time"
+    assert one.begin(orders) is None
+    orders.beacon.unlink()
+    assert isinstance(one.make(good)[0].made, Interrupted)
+
+
+def test_an_image_is_written_while_the_next_one_is_computed(
+    tmp_path: Path,
+    config: Config,
+    run: Begun,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real_write, real_run, computing = final.write, PassStage.run, threading.Event()
+
+    def write(path: Path, *rest: Any, **named: Any) -> Any:
+        assert computing.wait(LONG), "nothing was computed meanwhile"
+        return real_write(path, *rest, **named)
+
+    def compute(stage: PassStage, *rest: Any) -> Any:
+        seen.append(threading.current_thread())
+        if len(seen) == 2:
+            computing.set()
+        return real_run(stage, *rest)
+
+    seen: list[threading.Thread] = []
+    monkeypatch.setattr(final, "write", write)
+    monkeypatch.setattr(PassStage, "run", compute)
+    one, _ = run()
+    assert one.make(task(tmp_path, "a.png", config)) == ()
+    (first,) = one.make(task(tmp_path, "b.png", config, 1))
+    (second,) = one.rest()
+    assert isinstance(first.made, Made) and isinstance(second.made, Made)
+    assert [first.made.record.id, second.made.record.id] == ["a.png", "b.png"]
+    assert first.stored and first.hashes
+    assert set(seen) == {threading.main_thread()}, "models stay in one thread"
+
+
+@pytest.mark.parametrize("settings", [{}, {"overlap": False}], ids=["alone", "run.overlap = false"])
+def test_one_by_one_nothing_is_behind_or_ahead(
+    tmp_path: Path,
+    config: Config,
+    run: Begun,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+) -> None:
+    order = watched(monkeypatch)
+    one, _ = run(**settings)
+    tasks = [task(tmp_path, f"{name}.png", config, seed) for seed, name in enumerate("ab")]
+    answers = [one.make(each, tasks[1].image.path, alone=not settings) for each in tasks]
+    assert [[answer.image for answer in each] for each in answers] == [["a.png"], ["b.png"]]
+    assert order == ["read a.png", "write a.png", "read b.png", "write b.png"]
+
+
+def test_the_image_behind_is_settled_before_one_goes_alone(
+    tmp_path: Path, config: Config, run: Begun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = watched(monkeypatch)
+    one, _ = run()
+    assert one.make(task(tmp_path, "a.png", config)) == ()
+    answers = one.make(task(tmp_path, "b.png", config, 1), alone=True)
+    assert [answer.image for answer in answers] == ["a.png", "b.png"]
+    assert order == ["read a.png", "write a.png", "read b.png", "write b.png"]
+
+
+def test_the_next_file_is_decoded_meanwhile(
+    tmp_path: Path, config: Config, run: Begun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, real = watched(monkeypatch), PassStage.run
+
+    def compute(stage: PassStage, *rest: Any) -> Any:
+        late = time.monotonic() + LONG
+        while "read b.png" not in order and time.monotonic() < late:
+            time.sleep(0.01)
+        order.append("compute")
+        return real(stage, *rest)
+
+    monkeypatch.setattr(PassStage, "run", compute)
+    one, _ = run()
+    first, second = task(tmp_path, "a.png", config), task(tmp_path, "b.png", config, 1)
+    assert one.make(first, second.image.path) == ()
+    assert [answer.image for answer in (*one.make(second), *one.rest())] == ["a.png", "b.png"]
+    assert order[:3] == ["read a.png", "read b.png", "compute"] and order.count("read b.png") == 1
+
+
+def test_what_fails_behind_is_told_of_its_own_image(
+    tmp_path: Path, config: Config, run: Begun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = CheckStage.run
+
+    def check(stage: CheckStage, image: Any, *rest: Any) -> Any:
+        if image.pixels.shape[1] == 48:
+            raise ZeroDivisionError("oh")
+        return real(stage, image, *rest)
+
+    monkeypatch.setattr(CheckStage, "run", check)
+    one, _ = run()
+    assert one.make(task(tmp_path, "a.png", config)) == ()
+    (first,), (second,) = one.make(task(tmp_path, "b.png", config, 1)), one.rest()
+    assert isinstance(first.made, ErrorRecord) and first.image == "a.png" and "ZeroDivisionError" in first.tracebacks[0]
+    assert isinstance(second.made, Made) and second.image == "b.png" and not second.tracebacks
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is read and written from now on, in order."""
+    order: list[str] = []
+    real_read, real_publish = InProcess.read, Workspace.publish
+
+    def read(decoder: InProcess, path: Path, **named: Any) -> Any:
+        picture = real_read(decoder, path, **named)
+        order.append(f"read {path.name}")
+        return picture
+
+    def publish(workspace: Workspace, staged: Path, name: str) -> str:
+        order.append(f"write {name}")
+        return real_publish(workspace, staged, name)
+
+    monkeypatch.setattr(InProcess, "read", read)
+    monkeypatch.setattr(Workspace, "publish", publish)
+    return order

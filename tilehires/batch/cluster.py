@@ -1,6 +1,7 @@
 """The same run on several GPUs or machines, by Ray: workers that keep their models, and a driver that keeps all else.
 
-Each worker is an actor (worker.py) that pulls one image after the other. Only the driver holds the output folder's lock and
+Each worker is an actor (worker.py) that gets one image after the other (todo.py), each while the one before is still checked and
+written. Only the driver holds the output folder's lock and
 writes what is shared: finished.jsonl, hashes, marks, the log, the report, what is dropped from the cache. So a run that was
 begun in one process goes on here, and the other way round. All workers have the same plan and number of threads: which of
 them makes an image changes nothing about it.
@@ -18,7 +19,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from tilehires.batch.discover import Found
 from tilehires.batch.maker import Task
 from tilehires.batch.members import GRACE, Member, Members, reason
 from tilehires.batch.setup import Setup
+from tilehires.batch.todo import Todo
 from tilehires.batch.worker import Answer, Orders
 from tilehires.config import Config
 from tilehires.errors import ConfigError, Interrupted, MissingError, RunError
@@ -48,9 +50,10 @@ class Done:
 
 
 @dataclass(frozen=True)
-class _Flight:
+class _Given:
+    """An image that a worker hasn't answered for: the one at work, or the one behind it."""
+
     task: Task
-    member: Member
     began: float
 
 
@@ -139,15 +142,18 @@ class Cluster:
         """`ray`: the module, connected. `workers`: as `joined`."""
         self._ray = ray
         self._members = Members(ray, workers)
-        self._flights: dict[Any, _Flight] = {}
+        self._flights: dict[Any, Member] = {}
+        self._given: dict[str, dict[str, _Given]] = {}
         self._deaths: Counter[str] = Counter()
         self._config: Config | None = None
         self._orders: Orders | None = None
 
     @property
     def at_work(self) -> dict[str, int]:
-        """The images at work, and the processes that make them, each on its machine."""
-        return {flight.task.image.id: flight.member.pid for flight in self._flights.values()}
+        """The images that aren't finished, and the processes that make them, each on its machine."""
+        return {
+            image: member.pid for member in self._members.there for image in tuple(self._given.get(member.name, ()))
+        }
 
     def set_up(self, config: Config) -> Setup:
         """Start what workers are missing, and settle a run with them: its plan is the tightest that any of them has.
@@ -171,41 +177,35 @@ class Cluster:
             yield
         finally:
             beacon.unlink(missing_ok=True)
-            for flight in self._flights.values():
-                self._members.drop(flight.member)
-            self._flights = {}
+            for member in self._flights.values():
+                self._members.drop(member)
+            self._flights, self._given = {}, {}
             self._members.leave()
             self._orders = None
 
-    def images(self, todo: Iterator[Task], note: Callable[[str], None]) -> Iterator[Done]:
-        """Have each image made by the next worker that is free. `todo` is asked for one only when there is such a worker.
+    def images(self, tasks: Iterator[Task], note: Callable[[str], None]) -> Iterator[Done]:
+        """Have each image made by the next worker that is free. `tasks` is asked for no more than one for each worker, and one
+        in view of each.
 
-        An image whose worker dies is made by another, and given up after TRIES. Once `todo` or a worker raises a RunError
-        nothing is begun any more; it is raised after what was at work. KeyboardInterrupt stops the work at its next step.
+        A dead worker's images, the one at work and the one behind, are made by others, and given up after TRIES. Once `tasks`
+        or a worker raises a RunError nothing is begun any more; it is raised after what was at work. KeyboardInterrupt stops
+        the work at its next step.
         """
         self._deaths.clear()
-        again: deque[Task] = deque()
+        todo = Todo(tasks)
         stop: RunError | None = None
-        more = True
         try:
             while True:
                 try:
-                    while stop is None and more and (free := self._free()):
-                        if task := _next(again, todo):
-                            self._send(task, free)
-                        else:
-                            more = False
+                    self._hand_out(None if stop else todo)
                 except RunError as error:
                     stop = error
-                if not self._flights and (stop or not more):
+                    continue
+                if not self._flights and (stop or todo.over):
                     break
                 self._wait()
                 self._members.admit(note)
-                for done, task in self._landed(note):
-                    if done is None:
-                        again.append(task)
-                        more = True
-                        continue
+                for done in self._landed(note, todo):
                     if isinstance(done.answer.made, RunError):
                         stop = _worse(stop, done.answer.made)
                     if stop and not isinstance(stop, Interrupted):
@@ -220,7 +220,7 @@ class Cluster:
     def close(self) -> None:
         """End the workers."""
         self._members.end_all()
-        self._flights = {}
+        self._flights, self._given = {}, {}
 
     def _put_out(self) -> None:
         """Have the workers stop at their next step."""
@@ -231,58 +231,81 @@ class Cluster:
         """What is finished within the time that workers have to stop."""
         self._put_out()
         late = time.monotonic() + GRACE
-        while self._flights and time.monotonic() < late:
+        while time.monotonic() < late:
+            self._hand_out(None)
+            if not self._flights:
+                break
             self._wait()
-            yield from (done for done, _ in self._landed(note, renewed=False) if done)
+            yield from self._landed(note, None)
 
-    def _free(self) -> Member | None:
-        busy = {flight.member.name for flight in self._flights.values()}
-        return next((member for member in self._members.there if member.name not in busy), None)
+    def _hand_out(self, todo: Todo | None) -> None:
+        """An image for each worker that is free; who gets none finishes the one behind. Raises RunError."""
+        busy = {member.name for member in self._flights.values()}
+        free = [member for member in self._members.there if member.name not in busy]
+        given: list[tuple[Member, Task | None]] = []
+        try:
+            for member in free:
+                given.append((member, todo.next(member.name) if todo else None))
+        finally:
+            for member, task in given:
+                if task:
+                    self._send(member, task, todo.view(member.name) if todo else None)
+                elif self._given.get(member.name):
+                    self._flights[member.actor.rest.remote()] = member
 
-    def _send(self, task: Task, member: Member) -> None:
-        ref = member.actor.make.remote(task)
-        self._flights[ref] = _Flight(task, member, time.monotonic())
+    def _send(self, member: Member, task: Task, following: Task | None) -> None:
+        # What a worker died over goes alone, so that no image is given up for its neighbour's sake.
+        alone = self._deaths[task.image.id] > 0
+        ahead = following.image.path if following and not following.image.prompt else None
+        self._given.setdefault(member.name, {})[task.image.id] = _Given(task, time.monotonic())
+        self._flights[member.actor.make.remote(task, ahead, alone=alone)] = member
 
     def _wait(self) -> None:
         """Until something comes, a second at most."""
         self._ray.wait([*self._flights, *self._members.awaited], num_returns=1, timeout=1)
 
-    def _landed(self, note: Callable[[str], None], *, renewed: bool = True) -> list[tuple[Done | None, Task]]:
-        """What has come back; None with what is to be tried again."""
-        landed = []
+    def _landed(self, note: Callable[[str], None], todo: Todo | None) -> list[Done]:
+        """What has come back. What is to be tried again goes to `todo`; without it no worker is renewed."""
+        landed: list[Done] = []
         refs = list(self._flights)
         for ref in self._ray.wait(refs, num_returns=len(refs), timeout=0)[0] if refs else ():
-            flight = self._flights.pop(ref)
-            answer, task = self._answer(ref, flight, note, renewed=renewed), flight.task
-            done = Done(task.image, answer, time.monotonic() - flight.began) if answer else None
-            landed.append((done, task))
+            member = self._flights.pop(ref)
+            try:
+                answers = self._ray.get(ref)
+            except self._ray.exceptions.RayTaskError:
+                raise  # a bug outside of the worker's fence
+            except self._ray.exceptions.RayError as error:
+                landed += self._died(member, reason(error), note, todo)
+                continue
+            given = self._given[member.name]
+            landed += [_done(given.pop(answer.image), answer) for answer in answers]
         return landed
 
-    def _answer(self, ref: Any, flight: _Flight, note: Callable[[str], None], *, renewed: bool) -> Answer | None:
-        """None where the worker died over it, and another one may be luckier."""
-        try:
-            return self._ray.get(ref)
-        except self._ray.exceptions.RayTaskError:
-            raise  # a bug outside of the worker's fence
-        except self._ray.exceptions.RayError as error:
-            image = flight.task.image
-            note(f"{image.id}: its worker died: {reason(error)}")
-            self._deaths[image.id] += 1
-            if renewed and self._config and self._orders:
-                self._members.renew(flight.member, self._config, self._orders)
-            else:
-                self._members.drop(flight.member)
-            return Answer(_lost(image)) if renewed and self._deaths[image.id] >= TRIES else None
+    def _died(self, member: Member, why: str, note: Callable[[str], None], todo: Todo | None) -> list[Done]:
+        """What is given up of the images that a worker had when it died."""
+        if todo and self._config and self._orders:
+            self._members.renew(member, self._config, self._orders)
+        else:
+            self._members.drop(member)
+        given_up = []
+        for image, given in self._given.pop(member.name).items():
+            note(f"{image}: its worker died: {why}")
+            self._deaths[image] += 1
+            if todo and self._deaths[image] < TRIES:
+                todo.again(given.task)
+            elif todo:
+                given_up.append(_done(given, Answer(image, _lost(image))))
+        return given_up
 
 
-def _next(again: deque[Task], todo: Iterator[Task]) -> Task | None:
-    return again.popleft() if again else next(todo, None)
+def _done(given: _Given, answer: Answer) -> Done:
+    return Done(given.task.image, answer, time.monotonic() - given.began)
 
 
-def _lost(image: Found) -> ErrorRecord:
+def _lost(image: str) -> ErrorRecord:
     return ErrorRecord(
         "WorkerLost",
-        f"{TRIES} workers died over {image.id}.",
+        f"{TRIES} workers died over {image}.",
         "Too little memory is the usual cause (the machine's, not the GPU's). Do it alone, without --cluster, to see why.",
     )
 

@@ -1,5 +1,7 @@
-"""A worker of a cluster: a process that makes images one at a time, in the output folder that the driver has locked.
+"""A worker of a cluster: a process that makes images one after the other, in the output folder that the driver has locked.
 
+As in a run of one process, an image's checks and file are made behind the next one, which was decoded ahead: what came of
+an image is the answer to the call after its own.
 It appends to no file that others read: hashes, notes and tracebacks go back to the driver with each answer. It works for
 as long as the run's beacon stands, a file that the driver takes away to have its workers stop at their next step.
 """
@@ -10,14 +12,16 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from tilehires import __version__
+from tilehires.batch.behind import Behind, Waiting
 from tilehires.batch.determinism import deterministic_algorithms
 from tilehires.batch.fence import fenced
 from tilehires.batch.hashes import Learned
@@ -29,13 +33,15 @@ from tilehires.batch.setup import Setup, set_up
 from tilehires.batch.workspace import Workspace
 from tilehires.config import Config
 from tilehires.errors import Interrupted, MissingError, RunError
+from tilehires.images.ahead import Ahead
 from tilehires.progress import Silent
-from tilehires.records import ErrorRecord, Record
+from tilehires.records import ErrorRecord
 
 LOOK_EVERY = 0.2
 """Seconds between two looks at the beacon."""
 SEEN_WITHIN = 10.0
 """Seconds that a network folder may take to show a file that another machine just made."""
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -62,8 +68,9 @@ class Orders:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of an image, and what the worker said and learned meanwhile. A RunError stops the run."""
+    """What came of the image of that id, and what the worker said and learned meanwhile. A RunError stops the run."""
 
+    image: str
     made: Made | ErrorRecord | RunError
     notes: tuple[str, ...] = ()
     tracebacks: tuple[str, ...] = ()
@@ -81,9 +88,7 @@ class Worker:
     def __init__(self, name: str, folder: Path, threads: int) -> None:
         self._name, self._folder, self._threads = name, folder, threads
         self._open = contextlib.ExitStack()
-        self._orders: Orders | None = None
-        self._maker: Maker | None = None
-        self._heard = _Heard(lambda: None)
+        self._work: _Work | None = None
 
     def settle(self, config: Config) -> Settled | RunError:
         """Settle a run here: are all its models and its device there?"""
@@ -123,51 +128,94 @@ class Worker:
         workspace = Workspace(orders.output, self._name)
         self._open.enter_context(deterministic_algorithms(config.settings.run.deterministic))
         self._open.enter_context(workspace.joined())
-        decoder = self._open.enter_context(decoder_of(config))
-        self._heard = _Heard(self._look)
-        context = context_of(orders.setup, workspace, decoder, self._heard, force=orders.force, ask=self._ask)
-        self._orders, self._maker = orders, Maker(orders.setup, context)
+        ahead = self._open.enter_context(Ahead(decoder_of(config)))
+        behind = self._open.enter_context(Behind())
+        self._work = _Work(orders, workspace, ahead, behind)
 
-    def make(self, task: Task) -> Answer:
-        """One image behind the fence."""
-        if self._orders is None or self._maker is None:
+    def make(self, task: Task, ahead: Path | None = None, *, alone: bool = False) -> tuple[Answer, ...]:
+        """Bring an image as far as models are needed; a thread does the rest, behind the next one.
+
+        Answers for the image before it, and for this one if nothing is left to do. `ahead`: a file to decode meanwhile.
+        `alone`: no other image is in this process while this one is, and it is answered for.
+        """
+        if self._work is None:
             raise ValueError("the worker was given no run")
-        settings, context = self._orders.setup.config.settings.run, self._maker.context
-        maker, made, tracebacks = self._maker, list[Made](), list[str]()
+        return self._work.make(task, ahead, alone)
 
-        def work() -> Record:
-            with time_limit(settings.image_time_limit, task.image.id):
-                made.append(maker.make(task))
-            return made[0].record
-
-        outcome: Made | ErrorRecord | RunError
-        try:
-            self._look()
-            error = fenced(work, tracebacks.append, context.workspace.logs)
-            outcome = error if isinstance(error, ErrorRecord) else made[0]
-        except RunError as stop:
-            outcome = stop
-        hashes = tuple(context.workspace.hashes.learned())
-        return Answer(outcome, self._heard.taken(), tuple(tracebacks), hashes, context.store.stored())
+    def rest(self) -> tuple[Answer, ...]:
+        """Wait for the image behind, and answer for it; () where there is none."""
+        return self._work.rest() if self._work else ()
 
     def end(self) -> None:
         """Leave the output folder; the process stays for another run."""
-        self._orders = self._maker = None
+        self._work = None
         self._open.close()
+
+
+class _Work:
+    """A worker's part of a run: its models, the image that is decoded ahead, the one behind."""
+
+    def __init__(self, orders: Orders, workspace: Workspace, ahead: Ahead, behind: Behind) -> None:
+        self._orders, self._ahead, self._behind = orders, ahead, behind
+        self._heard, self._notes = _Heard(self._look), tuple[str, ...]()
+        self._context = context_of(orders.setup, workspace, ahead, self._heard, force=orders.force, ask=self._ask)
+        self._maker = Maker(orders.setup, self._context)
+
+    def make(self, task: Task, ahead: Path | None, alone: bool) -> tuple[Answer, ...]:
+        """As `Worker.make`."""
+        settings = self._orders.setup.config.settings.run
+        alone = alone or not settings.overlap
+        answers = self.rest() if alone else ()
+        tracebacks: list[str] = []
+        begun = self._fenced(partial(self._begun, task, None if alone else ahead), tracebacks)
+        notes = self._heard.taken()
+        answers += self.rest()
+        if isinstance(begun, Made | ErrorRecord | RunError):
+            return (*answers, self._answer(task.image.id, begun, notes, tracebacks))
+        self._behind.begin(Waiting(task.image, time.monotonic()), begun, settings.image_time_limit)
+        self._notes = notes
+        return (*answers, *self.rest()) if alone else answers
+
+    def rest(self) -> tuple[Answer, ...]:
+        """As `Worker.rest`."""
+        waiting, self._behind.waiting = self._behind.waiting, None
+        if waiting is None:
+            return ()
+        tracebacks: list[str] = []
+        made = self._fenced(self._behind.result, tracebacks)
+        return (self._answer(waiting.image.id, made, self._notes, tracebacks),)
+
+    def _begun(self, task: Task, ahead: Path | None) -> Made | Callable[[], Made]:
+        settings = self._orders.setup.config.settings.run
+        self._look()
+        with time_limit(settings.image_time_limit, task.image.id):
+            self._ahead.then(ahead, max_pixels=settings.max_pixels)
+            return self._maker.begin(task)
+
+    def _fenced(self, work: Callable[[], Result], tracebacks: list[str]) -> Result | ErrorRecord | RunError:
+        try:
+            return fenced(work, tracebacks.append, self._context.workspace.logs)
+        except RunError as stop:
+            return stop
+
+    def _answer(
+        self, image: str, made: Made | ErrorRecord | RunError, notes: tuple[str, ...], tracebacks: Sequence[str]
+    ) -> Answer:
+        hashes = tuple(self._context.workspace.hashes.learned())
+        return Answer(image, made, notes, tuple(tracebacks), hashes, self._context.store.stored())
 
     def _ask(self) -> None:
         """Before each stage."""
         self._look()
-        if self._orders and self._orders.until is not None and time.time() >= self._orders.until:
+        if self._orders.until is not None and time.time() >= self._orders.until:
             raise Interrupted("The time is up.", hint="The same command goes on from here.")
 
     def _look(self) -> None:
         """Raise Interrupted when the run has ended without this worker."""
-        if self._orders:
-            try:
-                self._orders.beacon.read_bytes()  # opened, because a network folder may remember names for a minute
-            except OSError:
-                raise Interrupted("The run was stopped.", hint="The same command goes on from here.") from None
+        try:
+            self._orders.beacon.read_bytes()  # opened, because a network folder may remember names for a minute
+        except OSError:
+            raise Interrupted("The run was stopped.", hint="The same command goes on from here.") from None
 
 
 class _Heard(Silent):
