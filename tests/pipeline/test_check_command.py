@@ -90,8 +90,9 @@ def test_the_grid_of_another_tool_is_searched_for(place: Workplace) -> None:
     ended = place.command("check", made, "--against", source, "--only", "seam_tone", "--json")
     (found,) = json.loads(ended.out)["images"][0]["findings"]
     assert found["severity"] == "warning" and found["value"] > 3, found
-    positions = [int(word) for word in found["message"].split("=")[1].split("steps")[0].split(",")]
-    assert all(min(abs(p - k * 160) for k in range(1, 5)) <= 12 for p in positions), found["message"]
+    axis, _, positions = found["message"].partition("lines ")[2].partition(" as beside")[0].partition(" = ")
+    expected = {"x": [160, 320, 480, 640], "y": [160, 320, 480]}[axis]
+    assert np.allclose([int(word) for word in positions.split(",")], expected, atol=4), found["message"]
 
 
 def test_a_crop_is_compared_with_the_middle_of_its_input() -> None:

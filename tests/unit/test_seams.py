@@ -11,6 +11,7 @@ from tests.batches import drawing
 from tilehires.checks import seam_sharpness, seam_tone
 from tilehires.checks.boundaries import Boundary, boundaries
 from tilehires.checks.planes import Enlarged, blurred, luma, strips
+from tilehires.checks.search import search
 from tilehires.checks.steps import REACH, bands, differences, null, statistic, z_score
 from tilehires.geometry import Box, Size
 from tilehires.progress import Silent
@@ -158,6 +159,33 @@ def test_pseudo_boundaries_keep_away_from_true_ones(pair: tuple[np.ndarray, np.n
     others = null(steps, lines, draws=40)
     assert len(others) == 40 and others.max() < 0.5 * statistic(steps, lines)
     assert (others == null(steps, lines, draws=40)).all(), "the draws have a fixed seed"
+
+
+# Where no grid is known
+
+
+def test_a_grid_is_found_with_all_of_its_lines(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    after, before = pair
+    spoilt = after.copy()
+    for i, y in enumerate(range(-79, SIZE.height, 96)):
+        for j, x in enumerate(range(-79, SIZE.width, 96)):
+            spoilt[max(y, 0) : y + 96, max(x, 0) : x + 96] += 2 / 255 * ((i + j) % 2)
+    (found,) = seam_tone.seam_tone(spoilt, before, None)
+    assert found.flags and found.box is not None, found
+    grid = search(seam_tone.steps_of(spoilt, before))
+    assert grid is not None
+    end = SIZE.width if grid.lines[0].axis == "x" else SIZE.height
+    assert np.allclose([line.position for line in grid.lines], range(17, end, 96), atol=2), grid
+    assert grid.worst.box(REACH, SIZE) == found.box
+
+
+def test_edges_of_the_picture_in_a_part_of_some_lines_are_no_grid(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    after, before = pair
+    built = after.copy()
+    for x in range(100, SIZE.width - 60, 150):
+        built[200:380, x : x + 60] += 9 / 255  # four towers, alike and in a row
+    (found,) = seam_tone.seam_tone(built, before, None)
+    assert not found.flags, found
 
 
 # The stage

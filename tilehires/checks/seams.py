@@ -32,12 +32,12 @@ def judged(
 
 def _searched(check: str, what: str, steps: Steps, output: np.ndarray) -> list[Finding]:
     """The finding about the grid that shows most, where none is known."""
-    value, lines = search(steps)
-    if not lines:
+    grid = search(steps)
+    if grid is None:
         return [abstained(check, SEARCHED, "no tile grid is known, and the image is too small to search for one")]
-    place = worst(steps, lines).box(REACH, Size(output.shape[1], output.shape[0]))
+    place = grid.worst.box(REACH, Size(output.shape[1], output.shape[0]))
+    lines = grid.lines
     positions = ", ".join(str(line.position) for line in lines[:8]) + (" …" if len(lines) > 8 else "")
-    message = (
-        f"At the lines {lines[0].axis} = {positions} steps in {what} are {value:.2f} times as large as beside them."
-    )
-    return [measured(check, value, SEARCHED, place, message)]
+    where = f"at the lines {lines[0].axis} = {positions}"
+    message = f"Steps in {what} are {grid.rating:.2f} times as large {where} as beside them."
+    return [measured(check, grid.rating, SEARCHED, place, message)]
