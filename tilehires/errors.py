@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
 class TilehiresError(Exception):
     """An error the user can act on: `message` says what is wrong, `hint` what to do next."""
 
-    exit_code: ExitCode = ExitCode.BUG
+    exit_code: IntEnum = ExitCode.BUG
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)

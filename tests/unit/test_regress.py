@@ -75,7 +75,9 @@ def test_a_drift_is_a_regression_with_pictures_junit_and_figures(tmp_path: Path)
     assert sorted(row["images"]) == ["difference", "new", "reference"]
     case = ElementTree.parse(folder / "junit.xml").getroot().find(".//testcase")
     assert case is not None
-    assert case.find("failure") is not None
+    told = (case.findtext("failure") or "").splitlines()
+    assert told[0].startswith("beyond the limit: ") and "hires.upscaler: Lanczos when approved, Nearest now" in told
+    assert any(re.fullmatch(r"density: 0\.\d+, limit 0\.02", line) for line in told), told
     names = {p.get("name") for p in case.iter("property")}
     assert {"ssim", "ssim.limit", "density", "environment"} <= names
     page = (folder / "index.html").read_text()
@@ -139,6 +141,56 @@ def test_a_case_that_cannot_be_rendered_is_a_crash_and_the_rest_goes_on(tmp_path
     assert cli("run", path) == 4
     rows = json.loads((tmp_path / "suite.results" / "results.json").read_text())["cases"]
     assert {row["case"]: row["status"] for row in rows} == {"broken": "crash", "a": "pass"}
+
+
+def test_a_case_that_cannot_be_rendered_cannot_be_approved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = approved(tmp_path, "a")
+    path.write_text(
+        path.read_text() + '[[case]]\nname = "m"\ninput = "photo.png"\nset = {"model.checkpoint" = "x.pt"}\n'
+    )
+    assert cli("approve", path, "--reason", "a model that isn't here", "--renders", "2") == 4
+    assert "m can't be rendered: x.pt is a pickle" in capsys.readouterr().err
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"x" * 50)
+    assert cli("approve", path, "--reason", "broken", "--renders", "2") == 4
+
+
+def test_an_approval_that_replaces_a_damaged_one_says_so(tmp_path: Path) -> None:
+    path = approved(tmp_path, "a")
+    record = next((tmp_path / "baselines" / "a").glob("*.json"))
+    record.with_suffix(".png").write_bytes(b"")
+    assert cli("approve", path, "--reason", "again", "--renders", "2") == 0
+    (entry,) = json.loads(record.read_text())["history"]
+    assert entry["change"].startswith("the one before is lost: ") and record.stem in entry["change"]
+
+
+def test_results_replace_an_earlier_runs_pictures_and_nobody_elses(tmp_path: Path) -> None:
+    path = approved(tmp_path, "a", "b")
+    mine = draw(tmp_path / "results" / "images" / "mine.png")
+    assert cli("run", path, "-o", tmp_path / "results") == 0
+    assert cli("run", path, "-o", tmp_path / "results", "--filter", "b") == 0
+    assert sorted(one.name for one in mine.parent.iterdir()) == ["b.new.png", "mine.png"]
+
+
+def test_results_that_cannot_be_written_are_usage_before_anything_is_rendered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = approved(tmp_path, "a")
+    capsys.readouterr()
+    assert cli("run", path, "-o", tmp_path / "photo.png") == 2
+    said = capsys.readouterr()
+    assert "Results can't be written to" in said.err and "hint:" in said.err
+    assert "pass" not in said.out
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"version": 1, "cases": [{}]}', '{"version": 1, "suite": "s", "cases": 3}']
+)
+def test_damaged_results_are_usage(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = suite_of(tmp_path, "a")
+    (tmp_path / "suite.results").mkdir()
+    (tmp_path / "suite.results" / "results.json").write_text(text)
+    assert cli("report", path) == 2
+    assert "results.json can't be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,6 @@ def _searched(check: str, what: str, steps: Steps, output: np.ndarray) -> list[F
     place = grid.worst.box(REACH, Size(output.shape[1], output.shape[0]))
     lines = grid.lines
     positions = ", ".join(str(line.position) for line in lines[:8]) + (" …" if len(lines) > 8 else "")
-    where = f"at the lines {lines[0].axis} = {positions}"
+    where = f"at the lines {grid.worst.axis} = {positions}"
     message = f"Steps in {what} are {grid.rating:.2f} times as large {where} as beside them."
     return [measured(check, grid.rating, SEARCHED, place, message)]

@@ -14,7 +14,7 @@ FILTER = click.option("--filter", "pattern", metavar="GLOB", help="Only the case
 def regress() -> None:
     """Render a fixed suite and compare it with approved baselines: for CI.
 
-    Exit codes of `run`: 0 pass, 1 regression, 2 usage, 3 no baseline, 4 a render crashed.
+    Exit codes: 0 pass, 1 regression, 2 usage, 3 no baseline, 4 a render crashed.
     """
 
 
@@ -33,13 +33,15 @@ def run(suite: Path, pattern: str | None, output: Path | None, any_environment: 
     from tilehires.regress.verdict import code_of
 
     loaded = load(suite)
+    folder, cases = output or loaded.results, loaded.only(pattern)
+    results.prepare(folder)
     made = guard.check(
         loaded,
-        loaded.only(pattern),
+        cases,
         any_environment=any_environment,
         said=lambda result: click.echo(result.line()),
     )
-    page = results.write(output or loaded.results, suite.stem, made)
+    page = results.write(folder, suite.stem, made)
     click.echo(", ".join(f"{count} {status}" for status, count in guard.statuses(made)) + f". Results: {page}")
     return code_of(made)
 

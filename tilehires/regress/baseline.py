@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,16 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Found:
-    """A baseline and its picture, or why there is none that can be used. `elsewhere`: it was made in another environment."""
+    """A baseline and its picture, or why there is none that can be used.
+
+    `elsewhere`: it was made in another environment. `damaged`: there is one, and it can't be used.
+    """
 
     baseline: Baseline | None = None
     pixels: np.ndarray | None = None
     reason: str = ""
     elsewhere: bool = False
+    damaged: bool = False
 
 
 def find(folder: Path, case: str, environment: Environment, *, any_environment: bool = False) -> Found:
@@ -71,7 +75,7 @@ def find(folder: Path, case: str, environment: Environment, *, any_environment: 
         return Found(reason=f"Nothing has been approved for {case} yet.")
     if any_environment:
         found = _load(others[-1])
-        return Found(found.baseline, found.pixels, found.reason, elsewhere=True)
+        return replace(found, elsewhere=True)
     made = ", ".join(other.stem for other in others)
     return Found(reason=f"No baseline of {case} was made in this environment ({environment.key}); there are: {made}.")
 
@@ -80,7 +84,7 @@ def _load(path: Path) -> Found:
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
         if body["version"] != VERSION:
-            return Found(reason=f"{path} has version {body['version']}, which this tilehires can't read.")
+            return _damaged(f"{path} has version {body['version']}, which this tilehires can't read.")
         baseline = Baseline(
             Environment(**body["environment"]),
             str(body["input_sha256"]),
@@ -92,22 +96,25 @@ def _load(path: Path) -> Found:
         )
         picture = read(path.with_suffix(".png"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        return Found(reason=f"{path} can't be read ({type(error).__name__}): restore it, or approve the case again.")
+        return _damaged(f"{path} can't be read ({type(error).__name__}): restore it, or approve the case again.")
     except TilehiresError as error:
-        return Found(reason=f"{error.message} Restore it, or approve the case again.")
+        return _damaged(f"{error.message} Restore it, or approve the case again.")
     if digest(picture.pixels) != baseline.pixels_sha256:
-        return Found(
-            reason=f"{path.with_suffix('.png')} isn't the picture that was approved: restore it, or approve again."
+        return _damaged(
+            f"{path.with_suffix('.png')} isn't the picture that was approved: restore it, or approve again."
         )
     return Found(baseline, picture.pixels)
 
 
-def save(folder: Path, case: str, baseline: Baseline, png: Path) -> Path:
-    """Put a rendered PNG and its JSON in place, the picture first: a JSON's existence is completion."""
+def _damaged(reason: str) -> Found:
+    return Found(reason=reason, damaged=True)
+
+
+def save(folder: Path, case: str, baseline: Baseline, png: bytes) -> Path:
+    """Put a rendered PNG and its JSON in place, the picture first: until its JSON follows it is one that wasn't approved."""
     path = folder / case / f"{baseline.environment.key}.json"
-    path.unlink(missing_ok=True)
     with atomic(path.with_suffix(".png")) as stream:
-        stream.write(png.read_bytes())
+        stream.write(png)
     write_json(path, {"version": VERSION, **asdict(baseline)})
     return path
 

@@ -6,9 +6,8 @@ import datetime
 import getpass
 import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +19,7 @@ from tilehires.regress.baseline import Baseline
 from tilehires.regress.compare import METRICS, compare
 from tilehires.regress.render import Identity, Render, identify, render
 from tilehires.regress.suite import Case, Suite
-from tilehires.regress.verdict import Result
+from tilehires.regress.verdict import RenderError, Result
 
 LIBRARIES = ("tilehires", "torch", "diffusers", "transformers", "spandrel", "numpy", "pillow", "opencv-python")
 RENDERS = 3
@@ -55,7 +54,7 @@ def approve(
     """Render each case `renders` times; the first becomes the baseline, the others' distances from it the thresholds.
 
     The reason, who gave it, and what changed against the baseline before are kept beside the picture.
-    Raises ConfigError without a reason, and TilehiresError when a case can't be rendered: those before it are approved.
+    Raises ConfigError without a reason, and RenderError when a case can't be rendered: those before it are approved.
     """
     if not reason.strip():
         raise ConfigError("An approval needs a reason.", hint='Say why the picture may change: --reason "new sampler".')
@@ -63,12 +62,7 @@ def approve(
         raise ConfigError(f"{renders} renders tell nothing of how renders vary.", hint="Use --renders 2 or more.")
     made = []
     for case in cases:
-        identity, first = identify(case), render(case)
-        spreads: dict[str, list[float]] = {metric.name: [] for metric in METRICS}
-        for _ in range(renders - 1):
-            again = compare(render(case).pixels, first.pixels)
-            for name, value in again.values.items():
-                spreads[name].append(value)
+        identity, first, spreads = _rendered(case, renders)
         old = baselines.find(suite.baselines, case.name, identity.environment)
         entry = {
             "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -86,10 +80,22 @@ def approve(
             limits={metric.name: metric.limit(spreads[metric.name]) for metric in METRICS},
             history=(*(old.baseline.history if old.baseline else ()), entry),
         )
-        made.append(_saved(suite, case, new, first))
+        made.append(baselines.save(suite.baselines, case.name, new, first.png))
         if said:
             said(f"approved   {case.name}: {entry['change']}, {renders} renders")
     return made
+
+
+def _rendered(case: Case, renders: int) -> tuple[Identity, Render, Mapping[str, Sequence[float]]]:
+    """What a case's renders are named by, the first of them, and by metric how far the others are from it."""
+    try:
+        identity, first = identify(case), render(case)
+        others = [compare(render(case).pixels, first.pixels).values for _ in range(renders - 1)]
+    except Interrupted:
+        raise
+    except TilehiresError as error:
+        raise RenderError(f"{case.name} can't be rendered: {error.message}", hint=error.hint) from error
+    return identity, first, {metric.name: [one[metric.name] for one in others if one] for metric in METRICS}
 
 
 def _checked(suite: Suite, case: Case, any_environment: bool) -> Result:
@@ -147,20 +153,13 @@ def _changed(baseline: Baseline, identity: Identity) -> dict[str, Any]:
 
 def _change(old: baselines.Found, new: Render) -> str:
     if old.baseline is None or old.pixels is None:
-        return "first baseline of this environment"
+        return f"the one before is lost: {old.reason}" if old.damaged else "first baseline of this environment"
     comparison = compare(new.pixels, old.pixels)
     if not comparison.same_size:
         return "another size than before"
     if comparison.identical:
         return "same pixels as before"
     return ", ".join(f"{name} {value:.4g}" for name, value in comparison.values.items()) + " against the one before"
-
-
-def _saved(suite: Suite, case: Case, new: Baseline, first: Render) -> Path:
-    with tempfile.TemporaryDirectory(prefix="tilehires-regress-") as folder:
-        png = Path(folder) / "baseline.png"
-        png.write_bytes(first.png)
-        return baselines.save(suite.baselines, case.name, new, png)
 
 
 def _who(folder: Path) -> str:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tilehires.errors import TilehiresError
+
 Status = Literal["pass", "regression", "missing", "crash"]
 
 
@@ -20,6 +22,12 @@ class RegressCode(IntEnum):
     USAGE = 2
     MISSING = 3
     CRASH = 4
+
+
+class RenderError(TilehiresError):
+    """A case can't be rendered, and so not be approved."""
+
+    exit_code = RegressCode.CRASH
 
 
 @dataclass(frozen=True)
