@@ -159,11 +159,7 @@ def test_ray_that_isnt_there_is_a_missing_dependency(place: Workplace, monkeypat
     assert not place.output.exists()
 
 
-def test_workers_alone_and_object_stores_are_refused(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_alone_are_refused(place: Workplace) -> None:
     draw(place.input / "a.png")
     ended = place.run(*FAST, "--workers", "2")
     assert ended.code == ExitCode.USAGE and "--cluster" in ended.err
-    monkeypatch.chdir(place.root)
-    ended = place.run(*FAST, output=Path("s3://bucket/results"))
-    assert ended.code == ExitCode.USAGE and "object store" in ended.err
-    assert not (place.root / "s3:").exists()

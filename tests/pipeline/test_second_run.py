@@ -113,7 +113,7 @@ def test_ten_thousand_images_stay_small(place: Workplace, config: Config, monkey
     draw(place.input / "a.png", 8, 6)
     count = 10_000
     found = tuple(Found(f"{n:05}.png", place.input / "a.png", f"{n:05}.png", ()) for n in range(count))
-    monkeypatch.setattr(runner, "discover", lambda *_, **__: Discovery(place.input, found, ()))
+    monkeypatch.setattr(runner, "discovered", lambda *_: Discovery(place.input, found, ()))
     described = {f"hires.key{n}": {"value": n, "origin": "default"} for n in range(30)}
 
     def process(image: Found, *_: Any) -> Record:

@@ -24,7 +24,7 @@ def keep_copy(record: Record, name: str, workspace: Workspace) -> str:
         elif not workspace.holds(copy, record.output.sha256):
             staged = workspace.staging / "copy"
             try:
-                shutil.copyfile(workspace.output / record.output.path, staged)
+                shutil.copyfile(workspace.file(record.output.path), staged)
                 workspace.publish(staged, copy)
             finally:
                 staged.unlink(missing_ok=True)
@@ -32,5 +32,5 @@ def keep_copy(record: Record, name: str, workspace: Workspace) -> str:
         return f"{error.message} It stays as it is."
     except OSError as error:
         raise_if_hopeless(error, workspace.output / copy)
-        return f"{workspace.output / copy} can't be brought up to date: {error.strerror}."
+        return f"{workspace.shown(workspace.output / copy)} can't be brought up to date: {error.strerror}."
     return ""

@@ -69,8 +69,7 @@ class _Wanted:
 
 def discover(
     source: Path,
-    output: Path,
-    *,
+    *outputs: Path,
     suffix: str,
     follow_links: bool = False,
     pictures: Callable[[Sequence[Path]], int] | None = None,
@@ -87,12 +86,13 @@ def discover(
     if source.is_file():
         root, walked = source.parent, [(source.name, source, "")]
     else:
-        inside = output.resolve()
-        if inside == source.resolve() or source.resolve() in inside.parents:
-            raise RunError(
-                f"The output folder {output} lies inside the input folder {source}.",
-                hint="Choose a folder outside of it with -o, or the next run would upscale the outputs.",
-            )
+        for output in outputs:
+            inside = output.resolve()
+            if inside == source.resolve() or source.resolve() in inside.parents:
+                raise RunError(
+                    f"The output folder {output} lies inside the input folder {source}.",
+                    hint="Choose a folder outside of it with -o, or the next run would upscale the outputs.",
+                )
         root, walked = source, sorted(_walk(source, source, follow_links))
     wanted = {
         name: _Wanted(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from tilehires import upscalers
+from tilehires.batch.address import place_of
 from tilehires.batch.discover import Found, discover
 from tilehires.batch.fence import fenced
 from tilehires.batch.log import RunLog
@@ -54,8 +55,10 @@ class EnlargeOptions:
     max_pixels: int = field(default=MAX_PIXELS)
 
 
-def enlarge(options: EnlargeOptions, source: Path, output: Path, *, progress: BatchProgress | None = None) -> Summary:
-    """Enlarge every image of `source` (a folder, or one file) into `output`, under mirrored names.
+def enlarge(
+    options: EnlargeOptions, source: Path, output: Path | str, *, progress: BatchProgress | None = None
+) -> Summary:
+    """Enlarge every image of `source` (a folder, or one file) into `output`, under mirrored names; as runner.run's.
 
     What is done already is not done again; a file that tilehires didn't make is never replaced; an image that fails is
     recorded, and the next one is done. Raises RunError where the run can't begin: nothing to do (2), a missing or broken
@@ -63,13 +66,14 @@ def enlarge(options: EnlargeOptions, source: Path, output: Path, *, progress: Ba
     """
     _check(options)
     progress = progress or SilentBatch()
-    found = discover(source, output, suffix=suffix_of(options.format))
+    place = place_of(output)
+    found = discover(source, *place.written, suffix=suffix_of(options.format))
     models = _Models(options.device)
     for name in _names(options):
         upscalers.check(name)
     faces = FaceRestorer(options.restore, device=options.device) if options.restore else None
-    workspace = Workspace(output)
-    with writing(output), workspace.locked(), Isolated() as decoder:
+    workspace = Workspace(place.folder, url=place.url)
+    with writing(place.folder), workspace.locked(progress.note), Isolated() as decoder:
         log = RunLog(workspace.logs)
         try:
             work = _Work(options, workspace, models, faces, progress, log, decoder)
@@ -238,5 +242,4 @@ class _Work:
     def _is_current(self, previous: Record, key: str) -> bool:
         if previous.status != "done" or previous.output is None or [s.fingerprint for s in previous.stages] != [key]:
             return False
-        final = self.workspace.output / previous.output.path
-        return final.is_file() and self.workspace.hashes.sha256(final) == previous.output.sha256
+        return self.workspace.stands(previous.output)

@@ -15,12 +15,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from tilehires import __version__
 from tilehires.batch.summary import Summary
+from tilehires.batch.workspace import Workspace
 from tilehires.config.on_finish import is_address
 from tilehires.config.settings import RunSettings
 from tilehires.errors import ExitCode, RunError
@@ -31,10 +31,10 @@ NAME = "summary.json"
 
 
 class Finish:
-    """The end of the run that works on `output`. With neither `summary` nor `error` it stands for one that a bug ended."""
+    """The end of the run that works there. With neither `summary` nor `error` it stands for one that a bug ended."""
 
-    def __init__(self, settings: RunSettings, output: Path, note: Callable[[str], None]) -> None:
-        self._settings, self._output, self._note = settings, output, note
+    def __init__(self, settings: RunSettings, workspace: Workspace, note: Callable[[str], None]) -> None:
+        self._settings, self._workspace, self._note = settings, workspace, note
         self._started = time.time()
         self.summary: Summary | None = None
         self.error: RunError | None = None
@@ -63,11 +63,12 @@ class Finish:
 
     def write(self) -> None:
         """Write the summary file. Raises RunError when the disk is full."""
-        write_json(self._output / "report" / NAME, self.body())
+        with self._workspace.reporting(()):
+            write_json(self._workspace.report / NAME, self.body())
 
     def body(self) -> dict[str, Any]:
         """What is told, as JSON (docs/running-overnight.md)."""
-        summary, error = self.summary, self.error
+        summary, error, workspace = self.summary, self.error, self._workspace
         said = [error.message] if error else []
         said += summary.lines()[:1] if summary else []
         code = error.exit_code if error else summary.exit_code if summary else ExitCode.BUG
@@ -80,8 +81,8 @@ class Finish:
             "error": {"type": type(error).__name__, "message": error.message, "hint": error.hint} if error else None,
             "started": _stamp(self._started),
             "finished": _stamp(time.time()),
-            "output": str(self._output.absolute()),
-            "report": str((self._output / "report" / "index.html").absolute()),
+            "output": workspace.url or str(workspace.output.absolute()),
+            "report": workspace.shown(workspace.report.absolute() / "index.html"),
             "summary": {**summary.counts(), "left": summary.left} if summary else None,
             "failed": [{"id": one.id, "message": one.error.message} for one in records if one.error],
             "flagged": [

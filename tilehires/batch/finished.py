@@ -16,7 +16,7 @@ from typing import Any
 
 from tilehires import detectors
 from tilehires.batch.discover import Found
-from tilehires.batch.hashes import HashMemory
+from tilehires.batch.hashes import stamp
 from tilehires.batch.setup import Setup
 from tilehires.batch.workspace import Workspace
 from tilehires.files import append_line, atomic, read_lines
@@ -30,9 +30,9 @@ Stamps = list[list[Any]]
 class Finished:
     """The finished images of one output folder, as one run's settings see them."""
 
-    def __init__(self, path: Path, key: str, output: Path, hashes: HashMemory) -> None:
-        """`path`: the file of lines. `key`: what all images of the run depend on (`run_key`)."""
-        self._path, self._key, self._output, self._hashes = path, f"{FORMAT}/{key}", output, hashes
+    def __init__(self, workspace: Workspace, key: str) -> None:
+        """`key`: what all images of the run depend on (`run_key`)."""
+        self._workspace, self._path, self._key = workspace, workspace.finished, f"{FORMAT}/{key}"
         self._known: dict[str, tuple[str, Stamps, Mapping[str, str], Record]] = {}
         self._shared: dict[str, Any] = {}
         self._bases: set[str] = set()
@@ -126,8 +126,8 @@ class Finished:
 
     def _made(self, image: Found) -> list[Any]:
         # A prompt's first pass may be kept as well; where it isn't, its stamp is empty each time.
-        kept = stamp(self._output / image.before) if image.before else []
-        return [image.output, *stamp(self._output / image.output), *kept]
+        kept = self._workspace.stamp(image.before) if image.before else []
+        return [image.output, *self._workspace.stamp(image.output), *kept]
 
     def _key_of(self, own: str) -> str:
         return f"{self._key}/{own}"
@@ -136,7 +136,7 @@ class Finished:
         """The hash of a model file, looked up once a run; None when it is gone."""
         if path not in self._models:
             try:
-                self._models[path] = self._hashes.sha256(Path(path))
+                self._models[path] = self._workspace.hashes.sha256(Path(path))
             except OSError:
                 self._models[path] = None
         return self._models[path]
@@ -159,15 +159,6 @@ def stamps_of(image: Found) -> Stamps:
     return [[str(file), *stamp(file)] for file in (image.path, *image.sidecars)]
 
 
-def stamp(file: Path) -> list[int]:
-    """Size, mtime and inode; of a folder nothing but that it is one; empty where there is nothing."""
-    try:
-        status = file.stat()
-    except OSError:
-        return []
-    return [] if file.is_dir() else [status.st_size, status.st_mtime_ns, status.st_ino]
-
-
 def _digest(settings: Mapping[str, Any]) -> tuple[str, str]:
     text = json.dumps(settings)
     return hashlib.sha256(text.encode()).hexdigest()[:32], text
@@ -182,4 +173,4 @@ def finished_of(setup: Setup, environment: Mapping[str, Any], workspace: Workspa
     named_folders = (settings.model.lora_folder, settings.model.embedding_folder)
     folders = (*(Path(one).expanduser() for one in named_folders), detectors.FOLDER)
     key = run_key(settings, setup.config.origins, environment, (*configs, *tomls, *folders)) + own
-    return Finished(workspace.finished, key, workspace.output, workspace.hashes)
+    return Finished(workspace, key)

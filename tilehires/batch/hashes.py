@@ -68,6 +68,15 @@ def file_sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def stamp(file: Path) -> list[int]:
+    """Size, mtime and inode; of a folder nothing but that it is one; empty where there is nothing."""
+    try:
+        status = file.stat()
+    except OSError:
+        return []
+    return [] if file.is_dir() else [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
 def _identity(file: Path) -> tuple[str, list[int]]:
     status = file.stat()
     return str(file.resolve()), [status.st_size, status.st_mtime_ns, status.st_ino]

@@ -33,7 +33,7 @@ RUN_WIDE = (
     *("hires.checkpoint", "hires.vae", "tiled.checkpoint", "tiled.vae"),
     *("generate.refiner", "hires.refiner", "tiled.refiner"),
     *("memory.vram", "memory.ram", "memory.tile_batch"),
-    *("run.device", "run.format", "run.cache_limit", "run.resolve_links"),
+    *("run.device", "run.format", "run.cache_limit", "run.resolve_links", "run.local_folder"),
     *("run.decode_isolated", "run.decode_seconds"),
     *("run.deterministic", "run.strict", "run.limit", "run.image_time_limit", "run.overlap"),
     *("run.generate", "run.first_pass_only", "run.watch_settle"),

@@ -71,8 +71,8 @@ def _mark(path: Path, row: Any) -> Mark:
 class Marks:
     """All that is kept about an output folder's images, in one JSON file."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, write: Callable[[Path, Any], None] = write_json) -> None:
+        self._path, self._write_json = path, write
         self._kept: dict[str, Kept] = {}
         try:
             for name, body in json.loads(path.read_text(encoding="utf-8")).items():
@@ -167,7 +167,7 @@ class Marks:
             self._write()
 
     def _write(self) -> None:
-        write_json(self._path, {name: asdict(kept) for name, kept in self._kept.items()})
+        self._write_json(self._path, {name: asdict(kept) for name, kept in self._kept.items()})
 
 
 def _flags(config: Config) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,7 @@ import torch
 from tilehires import __version__
 from tilehires.batch.setup import Setup
 from tilehires.batch.summary import Summary
+from tilehires.batch.workspace import Workspace
 from tilehires.files import atomic
 from tilehires.images import Decoder
 from tilehires.records import SCHEMA_VERSION
@@ -43,10 +44,17 @@ def versions() -> dict[str, str]:
 
 
 def report_of(
-    summary: Summary, output: Path, inputs: Path, *, started: float, command: str, setup: Setup, decoder: Decoder
-) -> Path:
-    """Write output/report/report.json and its page; returns the page's path. `started`: seconds since 1970."""
-    folder = output / "report"
+    summary: Summary,
+    workspace: Workspace,
+    inputs: Path,
+    *,
+    started: float,
+    command: str,
+    setup: Setup,
+    decoder: Decoder,
+) -> str:
+    """Write report/report.json and its page; returns where the page is. `started`: seconds since 1970."""
+    folder = workspace.report
     folder.mkdir(parents=True, exist_ok=True)
     body = {
         "version": SCHEMA_VERSION,
@@ -57,14 +65,16 @@ def report_of(
             "plan": setup.described_plan(),
             "versions": versions(),
             "device": str(setup.device),
-            "input_folder": relative(inputs, folder),
+            # Seen from a store, no path leads to this machine's folders.
+            "input_folder": inputs.resolve().as_posix() if workspace.url else relative(inputs, folder),
             "output_folder": "..",
         },
         "summary": summary.counts(),
         "images": [record.to_json() for record in summary.records],
     }
-    _write(folder / "report.json", body)
-    return write_page(body, output, decoder)
+    with workspace.reporting(summary.records) as there:
+        _write(folder / "report.json", body)
+        return workspace.shown(write_page(body, workspace.output, decoder, there))
 
 
 def _write(path: Path, body: Mapping[str, Any]) -> None:

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilehires.batch.discover import discover
+from tilehires.batch.address import place_of
 from tilehires.batch.hashes import HashMemory
 from tilehires.batch.job import Job, decoder_of, prepare
-from tilehires.batch.prompts import pictures_of, previews
+from tilehires.batch.prompts import discovered
 from tilehires.batch.setup import Setup, set_up
 from tilehires.batch.space import MB, Space, in_words, night, space_of
 from tilehires.config import Config
 from tilehires.errors import ImageError
-from tilehires.images import suffix_of
 from tilehires.memory import GIB, Plan, parse_bytes
 from tilehires.stages.detail import MOST, DetailStage
 from tilehires.stages.generate import GenerateStage
@@ -87,21 +86,14 @@ class ImagePlan:
         return [head, *(stage.line() for stage in self.stages)]
 
 
-def plan(config: Config, source: Path, output: Path, *, setup: Setup | None = None) -> list[ImagePlan]:
+def plan(config: Config, source: Path, output: Path | str, *, setup: Setup | None = None) -> list[ImagePlan]:
     """Plan every image of `source`. Writes nothing, loads no weights. Raises RunError as `run` does before its first image.
 
     `setup`: what `settle` gave for `config`, where the caller has it.
     """
     settings = config.settings.run
     setup = setup or settle(config)
-    found = discover(
-        source,
-        output,
-        suffix=suffix_of(settings.format),
-        follow_links=settings.resolve_links,
-        pictures=pictures_of(setup.config),
-    )
-    found = previews(found) if settings.first_pass_only else found
+    found = discovered(source, place_of(output, settings.local_folder), setup.config)
     rows = []
     with decoder_of(config) as decoder:
         for image in found.found[: settings.limit or None]:
@@ -115,10 +107,11 @@ def plan(config: Config, source: Path, output: Path, *, setup: Setup | None = No
     return rows
 
 
-def disk_line(config: Config, rows: Sequence[ImagePlan], output: Path) -> str:
+def disk_line(config: Config, rows: Sequence[ImagePlan], output: Path | str) -> str:
     """What the whole run takes of the disk at most, and what there is. The cache counts up to run.cache_limit."""
     limit = parse_bytes(config.settings.run.cache_limit, what="run.cache_limit")
-    return f"disk: the run {in_words(night([row.space for row in rows], limit), output)} at {output}"
+    folder = place_of(output, config.settings.run.local_folder).folder
+    return f"disk: the run {in_words(night([row.space for row in rows], limit), folder)} at {folder}"
 
 
 def settle(config: Config) -> Setup:

@@ -31,7 +31,7 @@ from tilehires.stages.regions import output_regions
 
 DECODE_VERSION = 1  # raised when the same file is decoded to other pixels
 WRITE_VERSION = 1
-_UNTOLD = {"run": {"on_finish", "on_finish_seconds"}}
+_UNTOLD = {"run": {"on_finish", "on_finish_seconds", "local_folder"}}
 NAMING = (
     *("generate.prompt", "generate.negative_prompt", "model.loras", "model.lora_folder", "model.embedding_folder"),
     *(f"{step}.{key}" for step in ("hires", "tiled") for key in ("prompt", "prompt_add", "negative_prompt", "loras")),
@@ -361,9 +361,4 @@ def _is_current(previous: Record, ways: Sequence[Way], attempts: Attempts, conte
         told = [one["fingerprint"] for one in previous.attempts] == [way.keys[-1] for way in ways]
     else:
         told = ways[0].led_to(previous) and not flagged(previous.findings)
-    return told and all(_stands(file, context.workspace) for file in (previous.output, previous.before) if file)
-
-
-def _stands(file: FileRecord, workspace: Workspace) -> bool:
-    final = workspace.output / file.path
-    return final.is_file() and workspace.hashes.sha256(final) == file.sha256
+    return told and all(context.workspace.stands(file) for file in (previous.output, previous.before) if file)

@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tilehires.batch.discover import Discovery, Found, Prompt, Skipped
+from tilehires.batch.address import Place
+from tilehires.batch.discover import Discovery, Found, Prompt, Skipped, discover
 from tilehires.batch.job import config_of, seed_of
 from tilehires.config import Config
 from tilehires.config.presets import LARGEST
 from tilehires.errors import ConfigError, ImageError, NothingToDoError, RunError
+from tilehires.images import suffix_of
 
 WORDS = 40  # characters of a prompt in the name of its picture
 
@@ -47,6 +49,19 @@ def pictures_of(config: Config) -> Callable[[Sequence[Path]], int] | None:
             return 1  # which then fails with this error
 
     return count
+
+
+def discovered(source: Path, place: Place, config: Config) -> Discovery:
+    """What a run with these settings has to do of a folder, or of one file. Raises as `discover`."""
+    settings = config.settings.run
+    found = discover(
+        source,
+        *place.written,
+        suffix=suffix_of(settings.format),
+        follow_links=settings.resolve_links,
+        pictures=pictures_of(config),
+    )
+    return previews(found) if settings.first_pass_only else found
 
 
 def previews(found: Discovery) -> Discovery:

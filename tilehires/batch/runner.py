@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from tilehires.batch.address import Place, place_of
 from tilehires.batch.behind import Behind, Waiting
 from tilehires.batch.copies import keep_copy
 from tilehires.batch.determinism import deterministic_algorithms
-from tilehires.batch.discover import Discovery, Found, discover
+from tilehires.batch.discover import Discovery, Found
 from tilehires.batch.fence import fenced
 from tilehires.batch.finish import Finish
 from tilehires.batch.finished import finished_of
@@ -27,14 +28,14 @@ from tilehires.batch.options import RunOptions, forced
 from tilehires.batch.outcome import report_of
 from tilehires.batch.patience import time_limit
 from tilehires.batch.phases import phases_of
-from tilehires.batch.prompts import jobs_of, pictures_of, previews
+from tilehires.batch.prompts import discovered, jobs_of
 from tilehires.batch.setup import Setup, set_up
 from tilehires.batch.summary import Summary, summary_of
 from tilehires.batch.watch import Watch
 from tilehires.batch.workspace import Workspace
 from tilehires.callbacks import Callbacks
 from tilehires.config import Config
-from tilehires.errors import Interrupted, RunError
+from tilehires.errors import ConfigError, Interrupted, RunError
 from tilehires.files import writing
 from tilehires.images import suffix_of
 from tilehires.images.ahead import Ahead
@@ -52,13 +53,14 @@ Result = TypeVar("Result")
 def run(
     config: Config,
     source: Path,
-    output: Path,
+    output: Path | str,
     *,
     options: RunOptions | None = None,
     progress: BatchProgress | None = None,
     callbacks: Callbacks | None = None,
 ) -> Summary:
-    """Bring every image of `source` (a folder, or one file) to its finished file under `output`.
+    """Bring every image of `source` (a folder, or one file) to its finished file under `output`: a folder, or the address
+    of an object store as text (s3://bucket/folder).
 
     An image that fails is recorded, and the next one is done. Raises RunError when the run can't begin or go on: nothing
     to do (2), a missing model (5), another run on the same output (6). Interrupted (Ctrl-C), it returns a summary of what
@@ -67,28 +69,22 @@ def run(
     settings, progress = config.settings.run, progress or SilentBatch()
     options = (options or RunOptions()).with_callbacks(callbacks)
     options.check_watch(source)
+    place = place_of(output, settings.local_folder)
     setup = options.cluster.set_up(config) if options.cluster else set_up(config)
 
     def look() -> Discovery:
-        found = discover(
-            source,
-            output,
-            suffix=suffix_of(settings.format),
-            follow_links=settings.resolve_links,
-            pictures=pictures_of(setup.config),
-        )
-        return previews(found) if settings.first_pass_only else found
+        return discovered(source, place, setup.config)
 
     if not options.watch:
-        return _all(setup, look(), output, options, progress)
+        return _all(setup, look(), place, options, progress)
     watch = Watch(source, look, settings.watch_settle, progress.note)
-    return _all(setup, Discovery(source, (), ()), output, options, progress, watch)
+    return _all(setup, Discovery(source, (), ()), place, options, progress, watch)
 
 
 def generate(
     config: Config,
     prompts: Sequence[str],
-    output: Path,
+    output: Path | str,
     *,
     root: Path | None = None,
     options: RunOptions | None = None,
@@ -101,26 +97,27 @@ def generate(
     """
     config = config.with_layer({"run": {"generate": True}}, "generate")
     options = (options or RunOptions()).with_callbacks(callbacks)
+    place = place_of(output, config.settings.run.local_folder)
     setup = options.cluster.set_up(config) if options.cluster else set_up(config)
     found = jobs_of(prompts, setup.config, suffix_of(config.settings.run.format), root or Path.cwd())
-    return _all(setup, found, output, options, progress or SilentBatch())
+    return _all(setup, found, place, options, progress or SilentBatch())
 
 
 def _all(
     setup: Setup,
     found: Discovery,
-    output: Path,
+    place: Place,
     options: RunOptions,
     progress: BatchProgress,
     watch: Watch | None = None,
 ) -> Summary:
     marks = read_marks(options.redo) if options.redo else ()
-    workspace = Workspace(output)
-    finish = Finish(setup.config.settings.run, output, progress.note)
+    workspace = Workspace(place.folder, url=place.url)
+    finish = Finish(setup.config.settings.run, workspace, progress.note)
     with (
         finish.told(),
-        writing(output / "report"),
-        workspace.locked(),
+        writing(workspace.report),
+        workspace.locked(progress.note),
         deterministic_algorithms(setup.config.settings.run.deterministic),
         contextlib.closing(RunLog(workspace.logs)) as log,
         Ahead(decoder_of(setup.config)) as decoder,
@@ -148,7 +145,7 @@ class _Run:
         self.config, self.setup, self.found = setup.config, setup, found
         self.workspace, self.options = workspace, options
         self.progress, self.log, self.watch, self.finish = progress, log, watch, finish
-        self.started, self.ahead, self.marks = time.time(), decoder, Marks(workspace.marks)
+        self.started, self.ahead, self.marks = time.time(), decoder, Marks(workspace.marks, workspace.write_json)
         self.records: dict[str, Record] = {}
         self.marks.review(marks, workspace, self.config, progress.note)
         self.context = context_of(
@@ -231,6 +228,11 @@ class _Run:
         """Hand each image to the next worker that is free, and keep what comes back."""
         until = self.options.until.timestamp() if self.options.until else None
         workspace = self.workspace
+        if workspace.url:
+            raise ConfigError(
+                "--cluster doesn't write into an object store.",
+                hint="Leave --cluster away, or write into a shared folder.",
+            )
 
         def told(text: str) -> None:
             self.log.event("worker", text=text)
@@ -380,7 +382,7 @@ class _Run:
         summary = self._summary(interrupted)
         page = report_of(
             summary,
-            self.workspace.output,
+            self.workspace,
             self.found.root,
             started=self.started,
             command=self.options.command or shlex.join(sys.argv),
@@ -389,4 +391,4 @@ class _Run:
         )
         self.reported, self.unreported = time.monotonic(), False
         self.report_took = self.reported - began
-        return replace(summary, report=str(page))
+        return replace(summary, report=page)

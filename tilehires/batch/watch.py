@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tilehires.batch.discover import Discovery, Found
-from tilehires.batch.finished import stamp, stamps_of
+from tilehires.batch.finished import stamps_of
+from tilehires.batch.hashes import stamp
 from tilehires.errors import NothingToDoError, RunError
 
 TICK = 1.0

@@ -7,12 +7,17 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tilehires.batch.hashes import HashMemory, file_sha256
+from tilehires.batch.hashes import HashMemory, file_sha256, stamp
+from tilehires.batch.hashes import Learned as LearnedHash
+from tilehires.batch.known import Learned as LearnedNote
+from tilehires.batch.mirror import Mirror
 from tilehires.errors import ImageError, LockedError, RunError
 from tilehires.files import (
     append_line,
@@ -23,14 +28,29 @@ from tilehires.files import (
     write_json,
     writing,
 )
-from tilehires.records import Record
+from tilehires.records import FileRecord, Record
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a worker hands over: hashes of files, and notes on what it has put into a store."""
+
+    hashes: tuple[LearnedHash, ...] = ()
+    notes: tuple[LearnedNote, ...] = ()
+
+
+def _silent(_: str) -> None:
+    return None
 
 
 class Workspace:
     """Everything tilehires keeps beside the outputs of one output folder."""
 
-    def __init__(self, output: Path, worker: str = "") -> None:
-        """`worker`: the name of one that works under another process's lock; it appends to no file but its own."""
+    def __init__(self, output: Path, worker: str = "", url: str = "") -> None:
+        """`worker`: the name of one that works under another process's lock; it appends to no file but its own.
+
+        `url`: the object store that the folder is the local half of (mirror.py).
+        """
         self.output = output
         self.root = output / ".tilehires"
         self.cache = self.root / "cache"
@@ -43,26 +63,21 @@ class Workspace:
         self.hashes = HashMemory(self.root / "hashes.jsonl", writes=not worker)
         self.marks = self.root / "marks.json"
         self.finished = self.root / "finished.jsonl"
+        self.url = url
+        self.mirror = Mirror(url, output, self.hashes, worker) if url else None
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Create the folders and hold the lock.
+    def locked(self, note: Callable[[str], None] = _silent) -> Iterator[None]:
+        """Create the folders and hold the lock. `note`: told of what takes time.
 
         Raises RunError where nothing can be written, LockedError when another run works here.
         """
         if re.match("[a-z][a-z0-9+.-]+:/", self.output.as_posix()):
             raise RunError(
-                f"{self.output} names an object store, and results are written into folders only.",
-                hint="Mount the bucket as a folder (s3fs, gcsfuse, rclone mount), or copy the results there afterwards.",
+                f"{self.output} is the address of an object store, and was taken for a folder's path.",
+                hint="Give it as text, not as a Path: run(config, source, 's3://bucket/folder').",
             )
-        try:
-            for folder in (self.cache, self.logs, self._records):
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise_if_hopeless(error, self.root)
-            raise RunError(
-                f"{self.output} can't be used as an output folder: {error.strerror}.", hint="Choose another with -o."
-            ) from error
+        self._make_folders()
         lock = FileLock(self.root / "lock", timeout=0)
         try:
             lock.acquire()
@@ -75,10 +90,21 @@ class Workspace:
             raise_if_hopeless(error, self.root / "lock")
             raise
         try:
-            self._begin()
-            yield
+            with self.mirror.locked(note) if self.mirror else contextlib.nullcontext():
+                self._begin()
+                yield
         finally:
             lock.release()
+
+    def _make_folders(self) -> None:
+        try:
+            for folder in (self.cache, self.logs, self._records):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise_if_hopeless(error, self.root)
+            raise RunError(
+                f"{self.output} can't be used as an output folder: {error.strerror}.", hint="Choose another with -o."
+            ) from error
 
     def _begin(self) -> None:
         """What a killed run left goes; what it finished is known."""
@@ -91,7 +117,10 @@ class Workspace:
     @contextlib.contextmanager
     def joined(self) -> Iterator[None]:
         """Work as a worker, under the lock that another process holds."""
-        self.staging.mkdir(exist_ok=True)
+        if self.mirror:
+            self._make_folders()
+            self.mirror.join()
+        self.staging.mkdir(parents=True, exist_ok=True)
         self._read_ledgers()
         try:
             yield
@@ -104,6 +133,16 @@ class Workspace:
             shutil.rmtree(left, ignore_errors=True)
         remove_leftovers(self.root)
         self._join_ledgers()
+
+    def learned(self) -> Learned:
+        """What a worker came to know since this was last asked, for the driver."""
+        return Learned(tuple(self.hashes.learned()), tuple(self.mirror.learned() if self.mirror else ()))
+
+    def learn(self, learned: Learned) -> None:
+        """Take over what a worker came to know."""
+        self.hashes.learn(learned.hashes)
+        if self.mirror:
+            self.mirror.learn(learned.notes)
 
     def _join_ledgers(self) -> None:
         """One ledger of what the workers' say."""
@@ -131,7 +170,11 @@ class Workspace:
             return None
 
     def write_record(self, record: Record) -> None:
-        write_json(self._record_path(record.id), record.to_json())
+        self.write_json(self._record_path(record.id), record.to_json())
+
+    def write_json(self, path: Path, body: Any) -> None:
+        """Write a file that belongs to the results."""
+        (self.mirror.write_json if self.mirror else write_json)(path, body)
 
     def publish(self, staged: Path, name: str) -> str:
         """Move a finished file to `name` in the output folder and return its hash.
@@ -155,10 +198,45 @@ class Workspace:
                 hint="Look for a file or a folder of that name in its way, or choose another output folder with -o.",
             ) from error
         self.hashes.remember(final, digest)
+        if self.mirror:
+            self.mirror.publish(name, digest)
         return digest
+
+    def stands(self, file: FileRecord) -> bool:
+        """Whether an output is there as it was made."""
+        if self.mirror:
+            return self.holds(file.path, file.sha256)
+        final = self.output / file.path
+        return final.is_file() and self.hashes.sha256(final) == file.sha256
+
+    def stamp(self, name: str) -> list[Any]:
+        """What tells an output from any other without reading it; empty where there is none."""
+        return self.mirror.stamp(name) if self.mirror else stamp(self.output / name)
+
+    def file(self, name: str) -> Path:
+        """An output as a file of this machine."""
+        if self.mirror:
+            self.mirror.fetch(name)
+        return self.output / name
+
+    def shown(self, path: Path) -> str:
+        """The place of a file of the results, for people."""
+        return f"{self.url}/{path.relative_to(self.output).as_posix()}" if self.url else str(path)
+
+    @contextlib.contextmanager
+    def reporting(self, records: Iterable[Record]) -> Iterator[Container[str]]:
+        """Around the writing of the report on these images. Gives the outputs that lie in a store."""
+        if not self.mirror:
+            yield ()
+            return
+        with self.mirror.reporting(records) as there:
+            yield there
 
     def set_aside(self, name: str) -> None:
         """Move a discarded output to review/discarded/, where nothing is made or replaced by a run."""
+        if self.mirror:
+            self.mirror.set_aside(name, f"review/discarded/{name}")
+            return
         final, aside = self.output / name, self.output / "review" / "discarded" / name
         if final.is_file():
             self.check_ours(name)
@@ -168,16 +246,24 @@ class Workspace:
 
     def holds(self, name: str, digest: str) -> bool:
         """Whether output file `name` has just these bytes."""
+        if self.mirror:
+            return self.mirror.sha256(name) == digest
         final = self.output / name
         return final.is_file() and not final.is_symlink() and self.hashes.sha256(final) == digest
 
     def remove(self, name: str) -> None:
         """Delete output file `name`, if it is there. Raises ImageError when tilehires didn't make it as it is now."""
+        if self.mirror:
+            self.mirror.remove(name)
+            return
         self.check_ours(name)
         (self.output / name).unlink(missing_ok=True)
 
     def check_ours(self, name: str) -> None:
         """Raise ImageError when output file `name` can't be one, or exists and tilehires didn't make it as it is now."""
+        if self.mirror:
+            self.mirror.check_ours(name)
+            return
         final = self.output / name
         try:
             final.lstat()

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from tilehires.cli.places import Folder
+
 
 @click.command()
-@click.argument("outputs", metavar="OUTPUT…", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False))
+@click.argument("outputs", metavar="OUTPUT…", nargs=-1, required=True, type=Folder(file_okay=False))
 @click.option(
     "-o", "--to", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="The preset to write."
 )

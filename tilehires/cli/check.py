@@ -7,13 +7,15 @@ from pathlib import Path
 
 import click
 
+from tilehires.cli.places import Folder
+
 
 @click.command()
-@click.argument("output", default="output", type=click.Path(path_type=Path))
+@click.argument("output", default="output", type=Folder())
 @click.option(
     "--against",
     metavar="INPUT",
-    type=click.Path(path_type=Path),
+    type=Folder(),
     help="The image that OUTPUT was made from, or the folder of them. Left away: what the report in OUTPUT says.",
 )
 @click.option("--only", multiple=True, metavar="CHECK", help="Run this check; repeatable. Left away: all of them.")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tilehires.cli.options import cluster_of, cluster_options, config_of, count_options, given, setting_options
-from tilehires.cli.run import OUTPUT
+from tilehires.cli.places import OUTPUT
 from tilehires.cli.stopping import Stop
 
 
@@ -31,7 +31,7 @@ from tilehires.cli.stopping import Stop
 def generate(
     ctx: click.Context,
     text: str | None,
-    output: Path,
+    output: Path | str,
     file: Path | None,
     cluster: str | None,
     workers: int | None,

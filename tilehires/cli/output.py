@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-FOLDER = click.argument("output", default="output", type=click.Path(path_type=Path, file_okay=False))
+from tilehires.cli.places import Folder
+
+FOLDER = click.argument("output", default="output", type=Folder(file_okay=False))
 
 
 @click.command()

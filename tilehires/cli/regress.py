@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from tilehires.cli.places import Folder
+
 SUITE = click.argument("suite", metavar="SUITE.toml", type=click.Path(path_type=Path, dir_okay=False))
 FILTER = click.option("--filter", "pattern", metavar="GLOB", help="Only the cases whose name matches.")
 
@@ -21,7 +23,7 @@ def regress() -> None:
 @regress.command()
 @SUITE
 @FILTER
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where results go (default: SUITE.results).")
+@click.option("-o", "--output", type=Folder(), help="Where results go (default: SUITE.results).")
 @click.option("--any-environment", is_flag=True, help="Where this environment has no baseline, take another's.")
 def run(suite: Path, pattern: str | None, output: Path | None, any_environment: bool) -> int:
     """Render every case and compare it with its baseline. Approves nothing.
@@ -67,7 +69,7 @@ def approve(suite: Path, pattern: str | None, reason: str, renders: int) -> None
 
 @regress.command()
 @SUITE
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The results' folder (default: SUITE.results).")
+@click.option("-o", "--output", type=Folder(), help="The results' folder (default: SUITE.results).")
 def report(suite: Path, output: Path | None) -> None:
     """Write the page and junit.xml of the latest run anew, without rendering."""
     from tilehires.regress import results

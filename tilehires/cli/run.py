@@ -8,12 +8,10 @@ from pathlib import Path
 import click
 
 from tilehires.cli.options import cluster_of, cluster_options, config_of, prompt_options, setting_options
+from tilehires.cli.places import OUTPUT, Folder
 from tilehires.cli.stopping import Stop
 
-SOURCE = click.argument("input", metavar="[INPUT]", default="input", type=click.Path(path_type=Path))
-OUTPUT = click.option(
-    "-o", "--output", default="output", show_default=True, type=click.Path(path_type=Path), help="Where results go."
-)
+SOURCE = click.argument("input", metavar="[INPUT]", default="input", type=Folder())
 
 
 def _until(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
@@ -64,7 +62,7 @@ def _until(ctx: click.Context, param: click.Parameter, value: str | None) -> dat
 def run(
     ctx: click.Context,
     input: Path,
-    output: Path,
+    output: Path | str,
     until: datetime | None,
     watch: bool,
     force: tuple[str, ...],
@@ -105,7 +103,7 @@ def run(
 @SOURCE
 @OUTPUT
 @click.pass_context
-def plan(ctx: click.Context, input: Path, output: Path) -> None:
+def plan(ctx: click.Context, input: Path, output: Path | str) -> None:
     """Say what `run` would do with each image of INPUT: stages, tiles, batch, predicted memory, work and disk.
 
     Reads headers only: no pixels, no weights.

@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from tilehires.cli.options import config_of, setting_options
-from tilehires.cli.run import OUTPUT
+from tilehires.cli.places import LOCAL_OUTPUT, Folder
 from tilehires.cli.stopping import Stop
 
 
 @setting_options
 @click.command()
-@click.argument("image", type=click.Path(path_type=Path))
-@OUTPUT
+@click.argument("image", type=Folder())
+@LOCAL_OUTPUT
 @click.option(
     "--vary",
     multiple=True,

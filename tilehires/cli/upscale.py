@@ -7,15 +7,14 @@ from typing import Any
 
 import click
 
+from tilehires.cli.places import OUTPUT, Folder
 from tilehires.cli.stopping import Stop
 from tilehires.errors import ConfigError
 
 
 @click.command()
-@click.argument("input", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", default="output", show_default=True, type=click.Path(path_type=Path), help="Where results go."
-)
+@click.argument("input", type=Folder())
+@OUTPUT
 @click.option("--upscaler", default="builtin", show_default=True, metavar="NAME|FILE", help="A name or a model file.")
 @click.option("--upscaler-2", default="", metavar="NAME|FILE", help="A second upscaler, mixed into the first's result.")
 @click.option("--visibility-2", default=0.5, show_default=True, metavar="F", help="How much of the second: 0 to 1.")
@@ -35,7 +34,7 @@ from tilehires.errors import ConfigError
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, and no summary unless something went wrong.")
 @click.option("-v", "--verbose", is_flag=True, help="A line per image; the traceback of an unexpected error.")
-def upscale(input: Path, output: Path, quiet: bool, verbose: bool, **given: Any) -> int:
+def upscale(input: Path, output: Path | str, quiet: bool, verbose: bool, **given: Any) -> int:
     """Enlarge every image of INPUT, a folder or one file, by upscalers alone: no diffusion model, no prompt.
 
     Names, subfolders and metadata stay. What is done already is not done again; a file that tilehires didn't make is never

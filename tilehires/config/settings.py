@@ -205,6 +205,10 @@ class RunSettings(Section):
         300, ge=1, le=86400, description="Give an image up that takes longer to decode (isolated decoding)."
     )
     cache_limit: Amount = Field("20GB", description="Disk the stage cache may take; the oldest entries go first.")
+    local_folder: str = Field(
+        "",
+        description="Where this machine keeps its half of runs into object stores; empty: in the user's cache folder.",
+    )
     resolve_links: bool = Field(False, description="Follow symbolic links in the input folder, which are else skipped.")
     deterministic: bool = Field(
         False, description="torch's deterministic algorithms, and the numeric environment in the fingerprints."

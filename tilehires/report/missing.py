@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
 
-def missing(image: Mapping[str, Any], folder: Path, run: Mapping[str, Any]) -> tuple[str, ...]:
+def missing(
+    image: Mapping[str, Any], folder: Path, run: Mapping[str, Any], elsewhere: Container[str] = ()
+) -> tuple[str, ...]:
     """Of an image of report.json "input", "output", or both, where they aren't there.
 
     `folder`: the report's, which the folders in `run` are relative to. What was never made, or never read, isn't missing.
+    `elsewhere`: outputs that needn't lie in the folder.
     """
     roots = {"input": run.get("input_folder"), "output": run.get("output_folder", "..")}
     return tuple(
-        name for name, root in roots.items() if root is not None and _gone(image.get(name) or {}, folder / root)
+        name
+        for name, root in roots.items()
+        if root is not None
+        and _gone(image.get(name) or {}, folder / root)
+        and not (name == "output" and image[name]["path"] in elsewhere)
     )
 
 

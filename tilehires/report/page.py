@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +15,32 @@ STYLES = ("base.css", "page.css")
 SCRIPTS = ("viewer.js", "elements.js", "panel.js", "marks.js", "page.js")
 
 
-def write_page(report: Mapping[str, Any], output: Path, decoder: Decoder | None = None) -> Path:
+def write_page(
+    report: Mapping[str, Any], output: Path, decoder: Decoder | None = None, elsewhere: Container[str] = ()
+) -> Path:
     """Write output/report/index.html from a report (report.json's schema, version 1) and return its path.
 
     Makes the missing previews under output/report/thumbs/ and removes those no image uses. Pictures are linked by
     `run.input_folder` and `run.output_folder`, relative to output/report or absolute; without an input folder the page
     shows no before pictures, and says so. Text in the report may be anything at all: it is shown, never interpreted.
     A file that is missing or can't be decoded costs its preview, nothing else. Raises OSError when the page can't be
-    written. `decoder`: what makes the previews; None: a process of its own.
+    written. `decoder`: what makes the previews; None: a process of its own. `elsewhere`: outputs that needn't lie here.
     """
     folder = output / "report"
     folder.mkdir(parents=True, exist_ok=True)
     if decoder is None:
         with Isolated() as isolated:
-            data = page_data(report, folder, isolated)
+            data = page_data(report, folder, isolated, elsewhere)
     else:
-        data = page_data(report, folder, decoder)
+        data = page_data(report, folder, decoder, elsewhere)
     remove_others(folder / "thumbs", (image["thumb"].rpartition("/")[2] for image in data["images"] if image["thumb"]))
     page = render("page.html.j2", STYLES, SCRIPTS, data, counts=data["counts"])
     return replace(folder / "index.html", page)
 
 
-def page_data(report: Mapping[str, Any], folder: Path, decoder: Decoder) -> dict[str, Any]:
+def page_data(
+    report: Mapping[str, Any], folder: Path, decoder: Decoder, elsewhere: Container[str] = ()
+) -> dict[str, Any]:
     """What the page's script works on: plain JSON with ready-made URLs, equal settings stored once.
 
     Makes the previews, in `folder`/thumbs.
@@ -44,7 +48,7 @@ def page_data(report: Mapping[str, Any], folder: Path, decoder: Decoder) -> dict
     run = report["run"]
     inputs = run.get("input_folder")
     common = next((image["settings"] for image in report["images"] if image.get("settings")), {})
-    images = [_image(image, folder, run, common, decoder) for image in report["images"]]
+    images = [_image(image, folder, run, common, decoder, elsewhere) for image in report["images"]]
     return plain(
         {
             "run": {key: value for key, value in run.items() if key not in ("input_folder", "output_folder")},
@@ -63,9 +67,10 @@ def _image(
     run: Mapping[str, Any],
     common: Mapping[str, Any],
     decoder: Decoder,
+    elsewhere: Container[str],
 ) -> dict[str, Any]:
     inputs, outputs = run.get("input_folder"), run.get("output_folder", "..")
-    gone = in_words(missing(image, folder, run))
+    gone = in_words(missing(image, folder, run, elsewhere))
     source, result, kept = image.get("input"), image.get("output"), image.get("before")
     before = url(inputs, source["path"]) if source and inputs is not None else None
     settings = image.get("settings", {})

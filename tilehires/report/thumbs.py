@@ -12,11 +12,18 @@ from pathlib import Path
 from tilehires.errors import ImageError
 from tilehires.images import Decoder
 
+FOLDER = "report/thumbs/"
+"""Where they lie in an output folder."""
 SIDE = 256
 """Longest side of a preview in pixels."""
 RECIPE = 1
 """Raised when previews of the same image come out differently."""
 OURS = re.compile(r"[0-9a-f]{32}\.webp")
+
+
+def name_of(sha256: str) -> str:
+    """The file name of the preview of an image with these bytes."""
+    return hashlib.sha256(f"{RECIPE} {SIDE} {sha256}".encode()).hexdigest()[:32] + ".webp"
 
 
 def thumbnail(picture: Path, sha256: str, folder: Path, decoder: Decoder, *, max_pixels: int) -> str | None:
@@ -25,7 +32,7 @@ def thumbnail(picture: Path, sha256: str, folder: Path, decoder: Decoder, *, max
     `sha256` is the hash of the image's bytes: an image that changed gets a new preview. A preview is WebP, at most SIDE
     px on its longer side, upright, its colour profile kept: the page needs no large file until an image is opened.
     """
-    name = hashlib.sha256(f"{RECIPE} {SIDE} {sha256}".encode()).hexdigest()[:32] + ".webp"
+    name = name_of(sha256)
     target = folder / name
     if target.is_file():
         return name
