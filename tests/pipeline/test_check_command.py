@@ -101,6 +101,33 @@ def test_a_crop_is_compared_with_the_middle_of_its_input() -> None:
     assert (in_frame(before, Size(160, 160)) == before[:, 10:90]).all()
 
 
+def test_a_squashed_output_is_told_from_a_cropped_one(place: Workplace) -> None:
+    made, source = pair(place.root, width=240, height=160)
+    whole = Image.open(made)
+    whole.crop((80, 0, 400, 320)).save(made)
+    assert "0 flagged" in place.command("check", made, "--against", source, "--only", "size", "--only", "drift").out
+    whole.resize((320, 320)).save(made)
+    ended = place.command("check", made, "--against", source, "--only", "size", "--only", "drift")
+    assert "size: The output is 320x320, which is not the input's aspect." in ended.out, ended
+    assert "drift" not in ended.out, "it is the same picture"
+
+
+def test_a_picture_from_a_prompt_is_compared_with_its_first_pass_and_never_passed_over(place: Workplace) -> None:
+    draw(place.input / "a.png", 96, 96)
+    assert place.run(*FAST).code == 0
+    body = place.report()
+    (image,) = body["images"]
+    image["input"], image["before"] = None, image["output"]
+    path = place.output / "report" / "report.json"
+    path.write_text(json.dumps(body))
+    ended = place.command("check", place.output, "--only", "black")
+    assert ended.code == ExitCode.OK and "1 looked at, 0 flagged, 0 failed" in ended.out, ended
+    del image["before"]
+    path.write_text(json.dumps(body))
+    ended = place.command("check", place.output, "--only", "black")
+    assert ended.code == ExitCode.IMAGES_FAILED and "nothing says what it was made from" in ended.err, ended
+
+
 def test_recorded_tiles_of_an_earlier_pass_are_brought_to_the_output() -> None:
     stages = [
         {"facts": {"tiles": [[0, 0, 60, 80], [40, 0, 100, 80]]}},

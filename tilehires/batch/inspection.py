@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from tilehires.checks import Finding, check
@@ -72,7 +73,10 @@ def inspect(output: Path, against: Path | None, only: Sequence[str] = ()) -> Ite
                 continue
             try:
                 after, before = decoder.read(pair.output).pixels, decoder.read(pair.input).pixels
-                before = in_frame(before, Size(after.shape[1], after.shape[0]))
+                shown = in_frame(before, Size(after.shape[1], after.shape[0]))
+                # What another tool did to the aspect can be told by the picture alone.
+                if pair.tiles is not None or _unlike(after, shown) <= _unlike(after, before):
+                    before = shown
                 yield Inspected(pair.output, pair.input, tuple(check(after, before, pair.tiles, only=only)))
             except ImageError as error:
                 yield Inspected(pair.output, pair.input, error=error)
@@ -90,6 +94,12 @@ def in_frame(before: np.ndarray, size: Size) -> np.ndarray:
         return before
     x0, y0 = round((width - shown_x) / 2), round((height - shown_y) / 2)
     return before[y0 : y0 + max(1, round(shown_y)), x0 : x0 + max(1, round(shown_x))]
+
+
+def _unlike(one: np.ndarray, other: np.ndarray) -> float:
+    """How far two pictures are from each other, both brought to one small size."""
+    small = [cv2.resize(np.ascontiguousarray(p), (64, 64), interpolation=cv2.INTER_AREA) for p in (one, other)]
+    return float(np.abs(small[0] - small[1]).mean())
 
 
 def _matched(output: Path, against: Path) -> Iterator[Pair | Inspected]:
@@ -145,8 +155,18 @@ def _recorded(output: Path) -> Iterator[Pair | Inspected]:
     report = load(output)
     inputs = output / "report" / str(report.get("run", {}).get("input_folder", ""))
     for image in report["images"]:
-        if image.get("output") and image.get("input"):
-            yield Pair(output / image["output"]["path"], inputs / image["input"]["path"], recorded_tiles(image))
+        if not image.get("output"):
+            continue
+        path, source, first_pass = output / image["output"]["path"], image.get("input"), image.get("before")
+        if source or first_pass:
+            before = inputs / source["path"] if source else output / first_pass["path"]
+            yield Pair(path, before, recorded_tiles(image))
+        else:
+            problem = ImageError(
+                f"{path}: nothing says what it was made from.",
+                hint="hires.keep_before = true keeps the first passes of pictures made from prompts.",
+            )
+            yield Inspected(path, None, error=problem)
 
 
 def recorded_tiles(image: Mapping[str, Any]) -> tuple[Box, ...]:
