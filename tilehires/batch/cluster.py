@@ -42,11 +42,10 @@ LOCAL = "local"
 
 @dataclass(frozen=True)
 class Done:
-    """An image that a worker is through with; `seconds` since it was handed over."""
+    """An image that a worker is through with."""
 
     image: Found
     answer: Answer
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -278,7 +277,7 @@ class Cluster:
                 landed += self._died(member, reason(error), note, todo)
                 continue
             given = self._given[member.name]
-            landed += [_done(given.pop(answer.image), answer) for answer in answers]
+            landed += [Done(given.pop(answer.image).task.image, answer) for answer in answers]
         return landed
 
     def _died(self, member: Member, why: str, note: Callable[[str], None], todo: Todo | None) -> list[Done]:
@@ -294,12 +293,9 @@ class Cluster:
             if todo and self._deaths[image] < TRIES:
                 todo.again(given.task)
             elif todo:
-                given_up.append(_done(given, Answer(image, _lost(image))))
+                answer = Answer(image, _lost(image), seconds=time.monotonic() - given.began)
+                given_up.append(Done(given.task.image, answer))
         return given_up
-
-
-def _done(given: _Given, answer: Answer) -> Done:
-    return Done(given.task.image, answer, time.monotonic() - given.began)
 
 
 def _lost(image: str) -> ErrorRecord:

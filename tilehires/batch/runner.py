@@ -273,9 +273,9 @@ class _Run:
             case RunError():
                 self.log.event("stop", id=image.id)  # the cluster raises it once the others have stopped
             case Made() as made:
-                self._end(image, self._fenced(image, partial(self._taken, image, made)), done.seconds)
+                self._end(image, self._fenced(image, partial(self._taken, image, made)), answer.seconds)
             case ErrorRecord() as error:
-                self._end(image, error, done.seconds)
+                self._end(image, error, answer.seconds)
 
     def _standing(self, image: Found) -> Record | None:
         """The record of an image that this run leaves alone."""

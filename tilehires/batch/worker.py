@@ -77,6 +77,8 @@ class Answer:
     hashes: tuple[Learned, ...] = ()
     stored: int = 0
     """Bytes that were added to the cache."""
+    seconds: float = 0.0
+    """That the image took, without those it waited for the one before it."""
 
 
 class Worker:
@@ -166,13 +168,13 @@ class _Work:
         settings = self._orders.setup.config.settings.run
         alone = alone or not settings.overlap
         answers = self.rest() if alone else ()
-        tracebacks: list[str] = []
+        began, tracebacks = time.monotonic(), list[str]()
         begun = self._fenced(partial(self._begun, task, None if alone else ahead), tracebacks)
-        notes = self._heard.taken()
+        notes, seconds = self._heard.taken(), time.monotonic() - began
         answers += self.rest()
         if isinstance(begun, Made | ErrorRecord | RunError):
-            return (*answers, self._answer(task.image.id, begun, notes, tracebacks))
-        self._behind.begin(Waiting(task.image, time.monotonic()), begun, settings.image_time_limit)
+            return (*answers, self._answer(task.image.id, begun, notes, tracebacks, seconds))
+        self._behind.begin(Waiting(task.image, began), begun, settings.image_time_limit)
         self._notes = notes
         return (*answers, *self.rest()) if alone else answers
 
@@ -183,7 +185,8 @@ class _Work:
             return ()
         tracebacks: list[str] = []
         made = self._fenced(self._behind.result, tracebacks)
-        return (self._answer(waiting.image.id, made, self._notes, tracebacks),)
+        seconds = self._behind.ended - waiting.began
+        return (self._answer(waiting.image.id, made, self._notes, tracebacks, seconds),)
 
     def _begun(self, task: Task, ahead: Path | None) -> Made | Callable[[], Made]:
         settings = self._orders.setup.config.settings.run
@@ -199,10 +202,15 @@ class _Work:
             return stop
 
     def _answer(
-        self, image: str, made: Made | ErrorRecord | RunError, notes: tuple[str, ...], tracebacks: Sequence[str]
+        self,
+        image: str,
+        made: Made | ErrorRecord | RunError,
+        notes: tuple[str, ...],
+        tracebacks: Sequence[str],
+        seconds: float,
     ) -> Answer:
         hashes = tuple(self._context.workspace.hashes.learned())
-        return Answer(image, made, notes, tuple(tracebacks), hashes, self._context.store.stored())
+        return Answer(image, made, notes, tuple(tracebacks), hashes, self._context.store.stored(), seconds)
 
     def _ask(self) -> None:
         """Before each stage."""
