@@ -1,6 +1,6 @@
 """Render what benchmarks/checks.py judges, once: real outputs of the pipeline with the built-in model.
 
-    nice -n 10 python -m benchmarks.check_renders FOLDER [--set judged|calibration|fresh]
+    nice -n 10 python -m benchmarks.check_renders FOLDER [--set judged|calibration|fresh|blind]
 
 Each lot is a folder of inputs, tools.calibration_pictures at 192 px (128 px at 4x), and one of outputs, which a run that
 was broken off goes on with. All are made in tiles of 192 px with an overlap of 48, so that there are seams to judge: at the
@@ -16,9 +16,9 @@ from pathlib import Path
 
 from tilehires import run
 from tilehires.config import Config
-from tools.calibration_pictures import CALIBRATION, FRESH, JUDGED, Pictures, write
+from tools.calibration_pictures import BLIND, CALIBRATION, FRESH, JUDGED, Pictures, write
 
-SETS = {"judged": JUDGED, "calibration": CALIBRATION, "fresh": FRESH}
+SETS = {"judged": JUDGED, "calibration": CALIBRATION, "fresh": FRESH, "blind": BLIND}
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,15 @@ LOTS = (
     Lot("judged", 2, 0.025, 192, 6),
     Lot("judged", 2, 0.1, 192, 6),
     Lot("calibration", 2, 0.0, 192, 4),
-    Lot("calibration", 4, 0.05, 128, 8),
+    Lot("calibration", 4, 0.05, 128, 4),
     Lot("calibration", 2, 0.05, 192, 1),
     Lot("fresh", 2, 0.05, 160, 1),
     Lot("fresh", 4, 0.05, 112, 4),
     Lot("fresh", 2, 0.0, 160, 4),
+    Lot("blind", 2, 0.05, 192, 1),
+    Lot("blind", 4, 0.05, 128, 3),
+    Lot("blind", 2, 0.0, 192, 4),
+    Lot("blind", 2, 0.025, 192, 6),
 )
 
 

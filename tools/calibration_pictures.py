@@ -2,8 +2,8 @@
 
     python -m tools.calibration_pictures FOLDER [--judged] [--side 192]
 
-Crops of photographs that come with scikit-image, as they are and halved, and drawings of tools.draw and tools.captions
-with seeds that the training never used. No photograph and no seed is in both sets.
+Crops of photographs that come with scikit-image and other packages, as they are and halved, and drawings of tools.draw
+and tools.captions with seeds that the training never used. No photograph of one is in the other.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import distribution
 from pathlib import Path
 
 import cv2
@@ -24,7 +25,7 @@ from tools.draw import Image, dead_leaves
 
 @dataclass(frozen=True)
 class Pictures:
-    """A set of pictures: photographs of scikit-image, crops of each at most, drawings of each kind, and their seed."""
+    """A set of pictures: photographs, crops of each at most, drawings of each kind, and their seed."""
 
     photographs: tuple[str, ...]
     crops: int
@@ -42,13 +43,23 @@ JUDGED = Pictures(
     992_000,
 )
 FRESH = Pictures(JUDGED.photographs, 5, 20, 993_000)
-"""Drawings that nothing was looked at with before, and the judged photographs, cut at other places where the side differs."""
+"""Other drawings, and the judged photographs, cut at other places where the side differs."""
+BLIND = Pictures(("bus", "zidane", "grace_hopper", "page", "text", "microaneurysms"), 5, 20, 994_000)
+"""Photographs and drawings that no check was built or looked at with."""
 FILES = {"clock_motion", "cell", "motorcycle_left"}  # what scikit-image has no function for that returns it alone
+ELSEWHERE = {  # packages' own samples, by package
+    "bus": ("ultralytics", "assets/bus.jpg"),
+    "zidane": ("ultralytics", "assets/zidane.jpg"),
+    "grace_hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+}
 
 
 def photograph(name: str) -> Image:
-    """A photograph of scikit-image as RGB."""
-    if name in FILES:
+    """A photograph of scikit-image, or of ELSEWHERE, as RGB."""
+    if name in ELSEWHERE:
+        package, path = ELSEWHERE[name]
+        image = skimage.io.imread(str(distribution(package).locate_file(f"{package}/{path}")))
+    elif name in FILES:
         image = skimage.io.imread(str(Path(skimage.data.__file__).parent / f"{name}.png"))
     else:
         image = getattr(skimage.data, name)()

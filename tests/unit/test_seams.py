@@ -9,7 +9,7 @@ import pytest
 
 from tests.batches import drawing
 from tilehires.checks import seam_sharpness, seam_tone
-from tilehires.checks.boundaries import Boundary, boundaries
+from tilehires.checks.boundaries import Boundary, boundaries, by_pass
 from tilehires.checks.planes import Enlarged, blurred, luma, strips
 from tilehires.checks.search import search
 from tilehires.checks.steps import REACH, bands, differences, null, statistic, z_score
@@ -70,6 +70,13 @@ def test_two_passes_keep_their_own_boundaries() -> None:
     first = [Box(0, 0, 100, 80), Box(60, 0, 160, 80)]
     second = [Box(0, 0, 40, 80), Box(40, 0, 80, 80), Box(80, 0, 120, 80), Box(120, 0, 160, 80)]
     assert set(boundaries([*first, *second])) == set(boundaries(first)) | set(boundaries(second))
+
+
+def test_a_pass_of_one_tile_has_none() -> None:
+    tiles = [Box(x, y, x + 60, y + 60) for y in (0, 40) for x in (0, 40)]
+    whole = Box(0, 0, 100, 100)
+    assert boundaries([whole, *tiles]) == boundaries([*tiles, whole]) == boundaries(tiles)
+    assert [len(lines) for lines in by_pass([whole, *tiles, whole, *tiles])] == [0, 4, 0, 4]
 
 
 def test_the_order_of_the_tiles_after_the_first_does_not_matter(tiles: list[Box]) -> None:

@@ -34,21 +34,26 @@ def boundaries(tiles: Iterable[Box]) -> tuple[Boundary, ...]:
     Where neighbours overlap, the boundary is the middle of the overlap: there our window hands over from one to the
     other. Tiles that touch have it at the edge.
     """
-    found: set[Boundary] = set()
+    return tuple(sorted({line for lines in by_pass(tiles) for line in lines}))
+
+
+def by_pass(tiles: Iterable[Box]) -> Iterator[tuple[Boundary, ...]]:
+    """The same, pass by pass."""
     for grid in _passes(list(tiles)):
         columns, rows = _cells({(box.x0, box.x1) for box in grid}), _cells({(box.y0, box.y1) for box in grid})
-        found |= {Boundary("x", x, *row) for x, _ in columns[1:] for row in rows}
-        found |= {Boundary("y", y, *column) for y, _ in rows[1:] for column in columns}
-    return tuple(sorted(found))
+        across = (Boundary("x", x, *row) for x, _ in columns[1:] for row in rows)
+        down = (Boundary("y", y, *column) for y, _ in rows[1:] for column in columns)
+        yield (*across, *down)
 
 
 def _passes(boxes: Sequence[Box]) -> Iterator[Sequence[Box]]:
     if not boxes:
         return
-    corner = (min(box.x0 for box in boxes), min(box.y0 for box in boxes))
-    at_corner = [(box.x0, box.y0) == corner for box in boxes]
-    # A crop may cut two tiles of one row to the same corner: only the first of them begins a pass.
-    begins = [i for i in range(1, len(boxes)) if at_corner[i] and not at_corner[i - 1]]
+    x0, y0 = min(box.x0 for box in boxes), min(box.y0 for box in boxes)
+    whole = Box(x0, y0, max(box.x1 for box in boxes), max(box.y1 for box in boxes))
+    at_corner = [(box.x0, box.y0) == (x0, y0) for box in boxes]
+    # A crop may cut two tiles of one row to the same corner: only the first of them begins a pass. What covers all is one.
+    begins = [i for i in range(1, len(boxes)) if at_corner[i] and (not at_corner[i - 1] or boxes[i - 1] == whole)]
     for first, after in pairwise([0, *begins, len(boxes)]):
         yield boxes[first:after]
 

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from tilehires.checks.finding import Finding
+from tilehires.checks.own import own_steps
 from tilehires.checks.planes import Enlarged, luma, strips
 from tilehires.checks.seams import judged
-from tilehires.checks.steps import Profiles, Steps, bands, differences
+from tilehires.checks.steps import Field, Profiles, Steps, bands, differences
 from tilehires.geometry import Box
 
 LIMIT = 1.66  # 98th percentile of 296 good outputs; steps of 1 level were found in .89, of 2 in .97, of 5 in all cases
@@ -26,7 +27,8 @@ def seam_tone(output: np.ndarray, input: np.ndarray, tiles: Sequence[Box] | None
 def steps_of(output: np.ndarray, input: np.ndarray) -> Steps:
     """J of E in levels, everywhere."""
     height, width = output.shape[:2]
-    enlarged, profiles = Enlarged(luma(input), (height, width)), Profiles(height, width)
+    enlarged, changes = Enlarged(luma(input), (height, width)), Profiles(height, width)
     for y0, y1 in strips(height):
-        profiles.add(y0, luma(output[y0:y1]) - enlarged.rows(y0, y1))
-    return Steps(differences(bands(profiles.x)), differences(bands(profiles.y)))
+        changes.add(y0, luma(output[y0:y1]) - enlarged.rows(y0, y1))
+    across, down = own_steps(input, (height, width))
+    return Steps(Field(differences(bands(changes.x)), across), Field(differences(bands(changes.y)), down))

@@ -56,7 +56,7 @@ def _best(axis: Axis, steps: Steps) -> Grid | None:
 
     Every second line of a grid is rated as high as all of them, and a place near a line as high as the line.
     """
-    line = ratios(steps.of(axis))
+    line = ratios(steps.of(axis).j)
     rating = max((_rating(comb) for _, comb in _combs(line)), default=-1.0)
     if rating <= 0:
         return None
@@ -64,7 +64,7 @@ def _best(axis: Axis, steps: Steps) -> Grid | None:
     sums = [(float(np.nanmax(total)), period, total) for period, total in _totals(centred - rating / 2)]
     _, period, total = max(sums, key=lambda one: one[0])
     places = [p for p in range(int(np.nanargmax(total)), len(line), period) if np.isfinite(line[p])]
-    along = steps.of("y" if axis == "x" else "x").shape[1]
+    along = steps.of("y" if axis == "x" else "x").j.shape[1]
     lines = tuple(Boundary(axis, place, 0, along) for place in places)
     return Grid(rating, lines, lines[int(np.argmax(centred[places]))])
 

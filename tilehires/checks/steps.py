@@ -1,9 +1,14 @@
 """The statistic of both seam checks: steps of a field across lines, at the true ones and beside them.
 
 A field is a number for every short stretch of pixels; a seam is a step in it. J at a place of a line = the mean of 10 px on
-its right less that of 10 px on its left, 16 px between them. The statistic over segments of lines is RMS(J) ÷ (1.4826 ·
-median |J| at ±34 and ±40 px + floor): how much more steps there are at the lines than right beside them. On 296 good
-outputs it stays below 1.66 (tone) and 1.47 (sharpness) in 98 of 100.
+its right less that of 10 px on its left, 16 px between them. The statistic over segments of lines is RMS(J) ÷ (1.25 ·
+mean |J| at ±34 and ±40 px + floor): how much more steps there are at the lines than right beside them; of a Gaussian
+field it is about 1.
+
+What the input itself makes there is no seam: where the model changes its contrast or its grain, the output differs more on
+one side of an edge than on the other, and a horizon that lies on a boundary looks like one. So a place counts
+1 ÷ (1 + own²), own being the input's steps there in tone and in texture, each over the step at which a place counts half.
+Without that, 13 of 286 good outputs of the built-in model in tiles were flagged; the share of seams found is the same.
 """
 
 from __future__ import annotations
@@ -22,21 +27,37 @@ BESIDE = (-40, -34, 34, 40)
 PIECE = 64  # pixels along a line that are averaged first
 REACH = BAND + GAP // 2  # how far J looks on each side
 FLOOR = 0.15
+MEAN_TO_RMS = 1.2533  # of a Gaussian, √(π/2)
 
 Levels = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Steps:
-    """J everywhere: `x[i, p]` of the i-th piece of the vertical line at p, `y[i, p]` likewise of horizontal lines.
+class Field:
+    """J along an axis: `j[i, p]` of the i-th piece of the line at p, NaN where a band would leave the image.
 
-    NaN where a band would leave the image.
+    `own`: likewise the input's own steps (checks/own.py), 1 where a place counts half.
     """
 
-    x: Levels
-    y: Levels
+    j: Levels
+    own: Levels
 
-    def of(self, axis: Axis) -> Levels:
+    def piece(self, pieces: slice, position: int) -> tuple[float, float]:
+        """(J, its weight) of some pieces of a line together; NaN outside."""
+        if not 0 <= position < self.j.shape[1]:
+            return np.nan, np.nan
+        j, own = (float(plane[pieces, position].mean()) for plane in (self.j, self.own))
+        return j, 1 / (1 + own**2)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """J everywhere: of vertical lines, and of horizontal ones."""
+
+    x: Field
+    y: Field
+
+    def of(self, axis: Axis) -> Field:
         return self.x if axis == "x" else self.y
 
 
@@ -79,16 +100,16 @@ def differences(levels: Plane) -> Levels:
 
 
 def statistic(steps: Steps, lines: Sequence[Boundary]) -> float:
-    """RMS(J) ÷ (1.4826 · median |J| beside + FLOOR) over the segments `lines`; NaN where none lies inside."""
+    """RMS(J) ÷ (MEAN_TO_RMS · mean |J| beside + FLOOR) over the segments `lines`, weighted; NaN where none lies inside."""
     at = [_at(steps, line, line.position) for line in lines]
     beside = [_at(steps, line, line.position + shift) for line in lines for shift in BESIDE]
     return _ratio(np.array(at), np.array(beside))
 
 
 def worst(steps: Steps, lines: Sequence[Boundary]) -> Boundary:
-    """The segment with the largest |J|."""
-    sizes = [abs(_at(steps, line, line.position)) for line in lines]
-    return lines[int(np.nanargmax(sizes))]
+    """The segment that adds most to the statistic."""
+    at = np.array([_at(steps, line, line.position) for line in lines])
+    return lines[int(np.nanargmax(at[:, 0] ** 2 * at[:, 1]))]
 
 
 def null(steps: Steps, lines: Sequence[Boundary], *, draws: int = 200, clearance: int = 40, seed: int = 0) -> Levels:
@@ -100,7 +121,7 @@ def null(steps: Steps, lines: Sequence[Boundary], *, draws: int = 200, clearance
     taken: dict[Axis, set[int]] = {line.axis: set() for line in lines}
     for line in lines:
         taken[line.axis].add(line.position)
-    places = {axis: _places(steps.of(axis).shape[1], near, clearance) for axis, near in taken.items()}
+    places = {axis: _places(steps.of(axis).j.shape[1], near, clearance) for axis, near in taken.items()}
     if not all(len(free) for free in places.values()):
         return np.empty(0, np.float32)
     made = []
@@ -127,19 +148,19 @@ def _places(length: int, taken: set[int], clearance: int) -> NDArray[np.int64]:
     return places[~np.logical_or.reduce(near)] if near else places
 
 
-def _at(steps: Steps, line: Boundary, position: int) -> float:
-    """The mean of J along a segment, at another position; NaN outside."""
+def _at(steps: Steps, line: Boundary, position: int) -> tuple[float, float]:
+    """The mean of J along a segment, at another position, and its weight; NaN outside."""
     field = steps.of(line.axis)
-    if not 0 <= position < field.shape[1]:
-        return np.nan
     # A piece belongs to the segment that holds its middle; a segment shorter than a piece takes the one it lies in.
     first, last = (line.start + PIECE // 2) // PIECE, (line.end + PIECE // 2) // PIECE
-    first = min(first, len(field) - 1)
-    return float(field[first : max(last, first + 1), position].mean())
+    first = min(first, len(field.j) - 1)
+    return field.piece(slice(first, max(last, first + 1)), position)
 
 
 def _ratio(at: np.ndarray, beside: np.ndarray) -> float:
-    at, beside = at[np.isfinite(at)], np.abs(beside[np.isfinite(beside)])
+    """Of rows of (J, weight)."""
+    at, beside = (rows[np.isfinite(rows[:, 0])] for rows in (at.reshape(-1, 2), beside.reshape(-1, 2)))
     if not len(at) or not len(beside):
         return np.nan
-    return float(np.sqrt(np.mean(at**2)) / (1.4826 * np.median(beside) + FLOOR))
+    usual = MEAN_TO_RMS * np.average(np.abs(beside[:, 0]), weights=beside[:, 1])
+    return float(np.sqrt(np.average(at[:, 0] ** 2, weights=at[:, 1])) / (usual + FLOOR))
