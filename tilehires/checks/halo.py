@@ -17,7 +17,7 @@ from tilehires.checks.finding import Finding, abstained, measured
 from tilehires.checks.planes import Enlarged, Plane, luma, windows
 from tilehires.geometry import Box
 
-LIMIT = 0.15  # the largest of 42 good outputs of the calibration pictures (tools/calibration_pictures.py)
+LIMIT = 0.2  # of 329 good outputs of the built-in model the 98th percentile is .13, at 4x by itself .22
 EDGE = 40  # levels
 BLOCK = 64
 LEAST = 0.002  # of the pixels must lie at strong edges

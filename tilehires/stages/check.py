@@ -46,7 +46,7 @@ class CheckStage:
     """Runs the installed checks, and compares the size with the one asked for."""
 
     name = "check"
-    version = 5
+    version = 6
     makes_pixels = False
 
     def __init__(self, settings: CheckSettings, detector: DetectorFile | None = None, *, on_cpu: bool = False) -> None:
