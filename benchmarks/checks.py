@@ -137,7 +137,7 @@ def woven(sample: Sample, amplitude: float, rng: np.random.Generator) -> np.ndar
 
 def replaced(sample: Sample, side: float, rng: np.random.Generator) -> np.ndarray:
     """A patch from elsewhere in the picture, mirrored; drawn until it isn't what was there (by VISIBLE, in 20 draws)."""
-    made, part = sample.output.copy(), int(side)
+    made, part = sample.output.copy(), min(int(side), min(sample.output.shape[:2]) // 2)
     best = (-1.0, made[:0, :0], (0, 0))
     for _ in range(20):
         (y, v), (x, u) = (rng.integers(0, length - part, 2) for length in sample.output.shape[:2])
