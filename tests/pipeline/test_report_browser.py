@@ -68,7 +68,8 @@ def make(folder: Path) -> Path:
     images[0]["regions"] = [region("face", "repaired"), region("hand", "below confidence (0.20 of 0.30)")]
     images[0]["stages"][0]["facts"]["regions"] = images[0]["regions"]
     images[1] |= {"flagged": True, "findings": [finding("warning", [100, 100, 200, 400])]}
-    images[2] |= {"flagged": True, "findings": [finding("info", None), finding("error", [10, 10, 60, 60])]}
+    halo = {**finding("warning", None), "check": "halo"}
+    images[2] |= {"flagged": True, "findings": [finding("info", None), halo, finding("error", [10, 10, 60, 60])]}
     images[0]["score"], images[1]["score"] = 40.0, 99.7
     first = {"changes": {}, "score": 99.9, "flags": ["seam"], "fingerprint": "1", "kept": False, "why": ""}
     why = "Its score is lower: 99.7, the other's 99.9."
@@ -97,6 +98,33 @@ def test_failures_and_flags_come_first(browser: Browser, page: Path) -> None:
     assert names[:3] == ["broken.png", "wrong.png", "warned.png"]
     assert names[3].startswith("odd/<img src=x")
     assert browser.errors() == []
+
+
+def test_a_card_names_the_file_and_its_worst_finding(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    card = "[...document.querySelectorAll('.card')].find((card) => card.title.startsWith('%s'))"
+    assert browser.evaluate(card % "wrong" + ".querySelector('.badge').textContent") == "seam +1"
+    lines = card % "odd/" + ".querySelectorAll(':scope > .name, :scope > .muted')"
+    assert browser.evaluate(f"[...{lines}].map((n) => n.textContent)")[:2] == [
+        HOSTILE.partition("/")[2].replace("\n", "\ufffd"),
+        "odd",
+    ]
+
+
+def test_nothing_is_cut_off_on_a_narrow_screen(browser: Browser, page: Path) -> None:
+    window = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.send("Emulation.setDeviceMetricsOverride", window)
+    try:
+        for fragment in ("", "#image/warned.png"):
+            browser.open(page, fragment)
+            shown = "[...document.querySelectorAll('button, select, input, a')].filter((n) => n.offsetWidth)"
+            out = f"{shown}.filter((n) => n.getBoundingClientRect().right > 400).map((n) => n.id)"
+            assert browser.evaluate(out) == []
+            assert browser.evaluate("document.documentElement.scrollWidth") <= 400
+        rows = "new Set([...document.querySelectorAll('.tools button')].map((n) => n.offsetTop)).size"
+        assert browser.evaluate(rows) == 1
+    finally:
+        browser.send("Emulation.clearDeviceMetricsOverride")
 
 
 def test_hostile_name_shows_as_text_and_its_pictures_load(browser: Browser, page: Path) -> None:

@@ -24,6 +24,11 @@ function flagging(finding) {
   return severity(finding) !== "info";
 }
 
+function worstFirst(flags) {
+  const rank = { error: 0, warning: 1 };
+  return [...flags].sort((a, b) => rank[severity(a)] - rank[severity(b)]);
+}
+
 function number(value) {
   if (typeof value !== "number") return String(value);
   return Number.isInteger(value) ? value.toLocaleString("en") : String(Number(value.toPrecision(4)));

@@ -38,11 +38,11 @@ const ORDERS = {
 function badge(image) {
   if (image.status === "failed") return el("span", { class: "badge error" }, "Failed");
   if (image.status === "skipped") return el("span", { class: "badge" }, "Skipped");
-  if (!image.flagged) return null;
-  const flags = image.findings.filter(flagging);
-  const worst = flags.some((finding) => finding.severity === "error") ? "error" : "warning";
+  if (!image.flagged || !image.findings.some(flagging)) return null;
+  const flags = worstFirst(image.findings.filter(flagging));
   const checks = [...new Set(flags.map((finding) => visible(finding.check)))];
-  return el("span", { class: "badge " + worst }, checks[0] + (checks.length > 1 ? ` +${checks.length - 1}` : ""));
+  const more = checks.length > 1 ? ` +${checks.length - 1}` : "";
+  return el("span", { class: "badge " + severity(flags[0]) }, checks[0] + more);
 }
 
 function showMark(node, image) {
@@ -58,9 +58,11 @@ function card(image) {
   const time = seconds(image);
   const facts = [dimensions(image.output || image.input), image.cached ? "from cache" : time ? duration(time) : ""].filter(Boolean);
   const line = image.error ? image.error.message : image.status === "skipped" ? image.notes[0] || "" : facts.join(" · ");
+  const at = image.id.lastIndexOf("/");
   return el("a", { class: "card", href: "#" + image.anchor, title: visible(image.id) },
     el("span", { class: "thumb" }, picture, badge(image)),
-    el("span", { class: "name" }, visible(image.id)),
+    el("span", { class: "name" }, visible(image.id.slice(at + 1))),
+    at < 0 ? null : el("span", { class: "muted" }, visible(image.id.slice(0, at))),
     el("span", { class: "muted" }, visible(line)));
 }
 

@@ -69,9 +69,7 @@ function findingsSection(image, viewer) {
   }
   const flags = image.findings.filter(flagging);
   const boxed = flags.filter((finding) => finding.box);
-  const rank = { error: 0, warning: 1 };
-  const sorted = [...flags].sort((a, b) => rank[severity(a)] - rank[severity(b)]);
-  const items = sorted.map((finding) => findingItem(finding, boxed.indexOf(finding), image, viewer));
+  const items = worstFirst(flags).map((finding) => findingItem(finding, boxed.indexOf(finding), image, viewer));
   const list = flags.length ? el("ul", { class: "findings" }, ...items) : el("p", { class: "muted" }, "The checks found nothing.");
   return section("Findings", flags.length || null, scoreLine(image), list, measuredList(image.findings.filter((finding) => !flagging(finding))));
 }
@@ -138,8 +136,11 @@ function stagesSection(image) {
 }
 
 function settingsTable(entries) {
-  const rows = entries.map(([key, entry]) => el("tr", {}, el("th", { scope: "row" }, visible(key)),
-    el("td", {}, plain(entry.value)), el("td", { class: "origin" }, visible(entry.origin))));
+  const rows = entries.flatMap(([key, entry]) => {
+    const [name, value, origin] = [el("th", { scope: "row" }, visible(key)), plain(entry.value), el("td", { class: "origin" }, visible(entry.origin))];
+    if (value.length <= 60) return [el("tr", {}, name, el("td", {}, value), origin)];
+    return [el("tr", {}, name, el("td"), origin), el("tr", {}, el("td", { colspan: 3, class: "long" }, value))];
+  });
   return el("table", { class: "settings" }, el("tbody", {}, ...rows));
 }
 
