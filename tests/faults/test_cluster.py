@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.batches import FAST, Workplace, draw, leftovers, outputs
+from tests.stores import listed, stored
 from tilehires.batch.runner import RunOptions, run
 from tilehires.batch.summary import Summary
 from tilehires.config import Config
@@ -31,10 +32,12 @@ VOLATILE = ("seconds", "peak_memory_bytes", "cached")
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """Two workers on this machine; whoever is killed is replaced."""
-    with joined("local", workers=2) as workers:
-        yield workers
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two workers on this machine; whoever is killed is replaced. Their halves of stores are their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("workers")))
+        with joined("local", workers=2) as workers:
+            yield workers
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +152,37 @@ def test_a_killed_workers_images_are_done_by_others(
     assert events.count("its worker died") == 2
     assert run(config(), place.input, place.output).cached == 3
     assert outputs(place.output) == outputs(alone[0])
+
+
+def test_into_a_store_from_one_machine_to_a_cluster_of_others_and_back(
+    place: Workplace, cluster: Cluster, alone: tuple[Path, Summary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three(place.input)
+    url = f"file://{place.root}/store"
+
+    def at(half: str, source: Path, hands: Cluster | None = None) -> Summary:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(place.root / half))
+        return run(config(), source, url, options=RunOptions(cluster=hands))
+
+    def kill() -> None:
+        while "d/d.png" not in (at_work := cluster.at_work):
+            time.sleep(0.01)
+        os.kill(at_work["d/d.png"], signal.SIGKILL)
+
+    assert at("one", place.input / "a.png").done == 1
+    threading.Thread(target=kill, daemon=True).start()
+    made = at("driver", place.input, cluster)
+    assert (made.done, made.cached) == (3, 1) and made.exit_code == ExitCode.OK
+    assert stored(url) == outputs(alone[0])
+    assert not list((place.root / "driver").rglob("[ad].png")), "the driver needs no pixels"
+    left = [name for name in listed(url) if "tmp" in name or "lock" in name or "going" in name]
+    assert not left and sum(name.startswith("report/thumbs") for name in listed(url)) == 3
+    again = at("another", place.input)
+    assert again.cached == 3
+    theirs = {record.id: steady(record.to_json()) for record in alone[1].records}
+    folder = str(alone[0].parent / "in")
+    for record in again.records:
+        assert json.dumps(steady(record.to_json())) == json.dumps(theirs[record.id]).replace(folder, str(place.input))
 
 
 def test_ray_that_isnt_there_is_a_missing_dependency(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:

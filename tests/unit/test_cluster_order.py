@@ -48,6 +48,7 @@ class Stub:
         return self.ray.settled(self.number)
 
     def begin(self, orders: Orders) -> None:
+        assert isinstance(orders.beacon, Path)
         self.ray.beacons.append(orders.beacon)
 
     def make(self, task: Task, ahead: Path | None = None, *, alone: bool = False) -> tuple[Answer, ...]:

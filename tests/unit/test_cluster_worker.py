@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +16,9 @@ import pytest
 import torch
 
 from tests.batches import draw
-from tilehires.batch import final, worker
+from tests.stores import listed
+from tilehires.batch import beacon, final, worker
+from tilehires.batch.beacon import StoreBeacon
 from tilehires.batch.discover import Found
 from tilehires.batch.maker import Made, Task
 from tilehires.batch.worker import Orders, Settled, Worker
@@ -97,12 +101,57 @@ def test_it_makes_images_while_the_beacon_stands_and_until_the_time_is_up(
     assert one.make(good) == () and one.rest()[0].image == "a.png" and one.rest() == ()
     (failed,) = one.make(bad)
     assert isinstance(failed.made, ErrorRecord) and failed.made.type == "ImageError" and failed.image == "b.png"
-    assert not (orders.output / ".tilehires" / "hashes.jsonl").exists()
+    assert not (tmp_path / "out" / ".tilehires" / "hashes.jsonl").exists()
     assert one.begin(replace(orders, force=frozenset({"hires"}), until=1.0)) is None
     assert isinstance(one.make(good)[0].made, Interrupted), "no stage begins after that time"
     assert one.begin(orders) is None
     orders.beacon.unlink()
     assert isinstance(one.make(good)[0].made, Interrupted)
+
+
+def test_with_a_store_a_worker_puts_what_it_makes_and_the_driver_on_another_machine_learns_of_it(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beacon, "EVERY", 0.01)
+    url = f"file://{tmp_path}/store"
+    elsewhere = config.with_layer({"run": {"local_folder": str(tmp_path / "elsewhere")}}, "test")
+    one, said = settled(tmp_path, elsewhere)
+    with contextlib.closing(StoreDriver(tmp_path / "driver", url)) as driver:
+        orders = pickle.loads(pickle.dumps(Orders(said.setup, url, driver.beacon)))
+        assert one.begin(orders) is None
+        one.make(task(tmp_path, "a.png", elsewhere))
+        (answer,) = one.rest()
+        assert isinstance(answer.made, Made)
+        output = answer.made.record.output
+        assert output and not driver.workspace.stands(output)
+        driver.workspace.learn(answer.learned)
+        assert driver.workspace.stands(output) and not (tmp_path / "driver" / "a.png").exists()
+        there = listed(url)
+        assert hashlib.sha256(there["a.png"]).hexdigest() == output.sha256
+        assert [name.rpartition("/")[0] for name in sorted(there) if name != "a.png" and "driver" not in name] == [
+            *(".tilehires", ".tilehires", ".tilehires/outputs", ".tilehires/records", "report/thumbs")
+        ], "beacon, lock, note, record, preview"
+        assert one.make(task(tmp_path, "a.png", elsewhere))[0].made.record.cached, "its own record"  # type: ignore[union-attr]
+        driver.beacon.unlink()
+        late = time.monotonic() + LONG
+        while not isinstance(one.make(task(tmp_path, "a.png", elsewhere))[0].made, Interrupted):
+            assert time.monotonic() < late
+    one.end()
+    again, said = settled(tmp_path, elsewhere)
+    nowhere = Orders(said.setup, "nothing://bucket/folder", StoreBeacon("nothing://bucket/folder"))
+    assert "nothing://bucket/folder" in str(again.begin(nowhere))
+
+
+class StoreDriver:
+    """A driver's half of a store, locked, and its beacon lit."""
+
+    def __init__(self, half: Path, url: str) -> None:
+        self._open = contextlib.ExitStack()
+        self.workspace = Workspace(half, url=url)
+        self._open.enter_context(self.workspace.locked())
+        self.beacon = StoreBeacon(url)
+        self.beacon.touch()
+        self.close = self._open.close
 
 
 def test_an_image_is_written_while_the_next_one_is_computed(
@@ -137,7 +186,7 @@ def test_an_image_is_written_while_the_next_one_is_computed(
     assert isinstance(first.made, Made) and isinstance(second.made, Made)
     assert second.seconds < time.monotonic() - begun - 0.4, "an image's seconds are its own"
     assert [first.made.record.id, second.made.record.id] == ["a.png", "b.png"]
-    assert first.stored and first.hashes
+    assert first.stored and first.learned.hashes
     assert set(seen) == {threading.main_thread()}, "models stay in one thread"
 
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tilehires.batch.beacon import StoreBeacon
 from tilehires.batch.discover import Found
 from tilehires.batch.maker import Task
 from tilehires.batch.members import GRACE, Member, Members, reason
@@ -165,12 +166,15 @@ class Cluster:
 
     @contextlib.contextmanager
     def working(
-        self, setup: Setup, output: Path, staging: Path, *, force: frozenset[str], until: float | None
+        self, setup: Setup, output: Path | str, staging: Path, *, force: frozenset[str], until: float | None
     ) -> Iterator[None]:
-        """Inside, the workers are in that output folder, which this process has locked. `force`, `until`: as Orders."""
-        beacon = staging.absolute() / f"going-{uuid.uuid4().hex}"
+        """Inside, the workers are in that output folder, or store, which this process has locked. `force`, `until`: as Orders."""
+        if isinstance(output, Path):
+            beacon, output = staging.absolute() / f"going-{uuid.uuid4().hex}", output.absolute()
+        else:
+            beacon = StoreBeacon(output)
         beacon.touch()
-        self._orders = Orders(setup, output.absolute(), beacon, force, until)
+        self._orders = Orders(setup, output, beacon, force, until)
         try:
             self._members.begin(self._orders)
             yield

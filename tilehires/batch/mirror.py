@@ -22,9 +22,10 @@ from tilehires.batch.object_lock import ObjectLock
 from tilehires.batch.objects import Objects, local_name, size_in
 from tilehires.errors import ImageError
 from tilehires.files import TEMPORARY, write_json
-from tilehires.records import Record
+from tilehires.images import MAX_PIXELS, Decoder
+from tilehires.records import FileRecord, Record
 from tilehires.report.thumbs import FOLDER as THUMBS
-from tilehires.report.thumbs import name_of
+from tilehires.report.thumbs import name_of, thumbnail
 
 OURS = ".tilehires/"
 RECORDS, MARKS, BEACON = f"{OURS}records/", f"{OURS}marks.json", f"{OURS}going-"
@@ -148,12 +149,23 @@ class Mirror:
             self._objects.delete(name)
         self._reported, self._thumbs = stamps, previews
 
+    def put_preview(self, output: FileRecord, decoder: Decoder) -> None:
+        """Put the preview of an output that lies here, so that no other machine needs the output for its report."""
+        most = max(MAX_PIXELS, output.size[0] * output.size[1])
+        folder = self._folder / THUMBS
+        made = thumbnail(self._folder / output.path, output.sha256, folder, decoder, max_pixels=most)
+        if made and f"{THUMBS}{made}" not in self._thumbs:
+            self._objects.put(folder / made, f"{THUMBS}{made}")
+            self._thumbs.add(f"{THUMBS}{made}")
+
     def learned(self) -> list[Learned]:
         """What was put, for a driver."""
         return self._known.learned()
 
     def learn(self, learned: Iterable[Learned]) -> None:
-        """Take over what a worker has put."""
+        """Take over what a worker has put. Raises RunError when another run has taken the lock."""
+        if self._lock:
+            self._lock.verify()
         for note in self._known.learn(learned):
             self._there[note.name] = note.now.tag or ""
 
@@ -246,7 +258,8 @@ class Mirror:
         for preview, output in needed.items():
             if (self._folder / preview).is_file():
                 continue
-            if preview in self._thumbs:
+            if preview in self._thumbs or self._objects.tag(preview):  # a worker may have put it since
+                self._thumbs.add(preview)
                 self._objects.fetch(preview, self._folder / preview)
             else:
                 self.fetch(output)

@@ -35,7 +35,7 @@ from tilehires.batch.watch import Watch
 from tilehires.batch.workspace import Workspace
 from tilehires.callbacks import Callbacks
 from tilehires.config import Config
-from tilehires.errors import ConfigError, Interrupted, RunError
+from tilehires.errors import Interrupted, RunError
 from tilehires.files import writing
 from tilehires.images import suffix_of
 from tilehires.images.ahead import Ahead
@@ -228,11 +228,6 @@ class _Run:
         """Hand each image to the next worker that is free, and keep what comes back."""
         until = self.options.until.timestamp() if self.options.until else None
         workspace = self.workspace
-        if workspace.url:
-            raise ConfigError(
-                "--cluster doesn't write into an object store.",
-                hint="Leave --cluster away, or write into a shared folder.",
-            )
 
         def told(text: str) -> None:
             self.log.event("worker", text=text)
@@ -240,7 +235,7 @@ class _Run:
 
         try:
             with cluster.working(
-                self.setup, workspace.output, workspace.staging, force=self.context.force, until=until
+                self.setup, workspace.url or workspace.output, workspace.staging, force=self.context.force, until=until
             ):
                 for done in cluster.images(self._unmade(todo), told):
                     self._keep(done)
@@ -267,7 +262,7 @@ class _Run:
             self.progress.note(text)
         for text in answer.tracebacks:
             self.log.traceback(image.id, text)
-        self.workspace.hashes.learn(answer.hashes)
+        self.workspace.learn(answer.learned)
         self.context.store.grew(answer.stored)
         match answer.made:
             case RunError():

@@ -77,6 +77,7 @@ class Store:
         self._scratch = scratch or Scratch()
         self._total: int | None = None  # of the artefacts, in bytes, once they were looked through
         self._stored = 0
+        self._unlooked = 0  # bytes put here since the artefacts were looked through
 
     def peek(self, key: str) -> Entry | None:
         """What is recorded of a result, without its pixels; None when there is no readable record."""
@@ -139,6 +140,7 @@ class Store:
                     size += stream.tell()
             result = replace(result, pixels=pixels)
             self._stored += size
+            self._unlooked += size
             self.grew(size)
         findings = [{**asdict(f), "box": f.box.as_list() if f.box else None} for f in result.findings]
         body = {
@@ -185,12 +187,17 @@ class Store:
         if self._total is not None:
             self._total += size
 
-    def trim(self) -> None:
-        """Drop the oldest artefacts until the rest is within the limit. Their records stay: they are small, and tell."""
+    def trim(self, *, alone: bool = True) -> None:
+        """Drop the oldest artefacts until the rest is within the limit. Their records stay: they are small, and tell.
+
+        Not `alone`: other processes put as well, and don't tell; a tenth of the limit is put here before theirs is seen.
+        """
+        if not alone and self._unlooked * 10 > self._limit:
+            self._total = None
         if self._total is not None and self._total <= self._limit:
             return  # looking through ten thousand files after each of ten thousand images would take the night
         files = [(status.st_mtime_ns, status.st_size, path) for path, status in self._artefacts()]
-        self._total = sum(size for _, size, _ in files)
+        self._total, self._unlooked = sum(size for _, size, _ in files), 0
         for _, size, path in sorted(files):
             if self._total <= self._limit:
                 return

@@ -21,16 +21,17 @@ from typing import Any, TypeVar
 import torch
 
 from tilehires import __version__
+from tilehires.batch.address import place_of
+from tilehires.batch.beacon import StoreBeacon
 from tilehires.batch.behind import Behind, Waiting
 from tilehires.batch.determinism import deterministic_algorithms
 from tilehires.batch.fence import fenced
-from tilehires.batch.hashes import Learned
 from tilehires.batch.job import decoder_of
 from tilehires.batch.maker import Made, Maker, Task, context_of
 from tilehires.batch.outcome import environment_of
 from tilehires.batch.patience import time_limit
 from tilehires.batch.setup import Setup, set_up
-from tilehires.batch.workspace import Workspace
+from tilehires.batch.workspace import Learned, Workspace
 from tilehires.config import Config
 from tilehires.errors import Interrupted, MissingError, RunError
 from tilehires.images.ahead import Ahead
@@ -57,11 +58,13 @@ class Settled:
 
 @dataclass(frozen=True)
 class Orders:
-    """A run as its workers see it. `setup`: the same for all of them. `until`: seconds since the epoch."""
+    """A run as its workers see it. `setup`: the same for all of them. `output`: a folder that all share, or a store's address.
+    `until`: seconds since the epoch.
+    """
 
     setup: Setup
-    output: Path
-    beacon: Path
+    output: Path | str
+    beacon: Path | StoreBeacon
     force: frozenset[str] = frozenset()
     until: float | None = None
 
@@ -74,7 +77,7 @@ class Answer:
     made: Made | ErrorRecord | RunError
     notes: tuple[str, ...] = ()
     tracebacks: tuple[str, ...] = ()
-    hashes: tuple[Learned, ...] = ()
+    learned: Learned = Learned()
     stored: int = 0
     """Bytes that were added to the cache."""
     seconds: float = 0.0
@@ -111,15 +114,8 @@ class Worker:
     def begin(self, orders: Orders) -> RunError | None:
         """Take up a run in its output folder."""
         self.end()
-        late = time.monotonic() + SEEN_WITHIN
-        while not orders.beacon.exists():
-            if time.monotonic() > late:
-                return MissingError(
-                    f"{platform.node()}, a machine of the cluster, doesn't see the output folder {orders.output}.",
-                    hint="Choose an output folder that all machines share under the same path (NFS, for instance).",
-                )
-            time.sleep(0.1)
         try:
+            _wait_for(orders)
             self._begin(orders)
         except RunError as error:
             return error
@@ -127,7 +123,8 @@ class Worker:
 
     def _begin(self, orders: Orders) -> None:
         config = orders.setup.config
-        workspace = Workspace(orders.output, self._name)
+        place = place_of(orders.output, config.settings.run.local_folder)
+        workspace = Workspace(place.folder, self._name, place.url)
         self._open.enter_context(deterministic_algorithms(config.settings.run.deterministic))
         self._open.enter_context(workspace.joined())
         ahead = self._open.enter_context(Ahead(decoder_of(config)))
@@ -152,6 +149,18 @@ class Worker:
         """Leave the output folder; the process stays for another run."""
         self._work = None
         self._open.close()
+
+
+def _wait_for(orders: Orders) -> None:
+    """Until the run's beacon is seen. Raises MissingError when it isn't, RunError when a store can't be used from here."""
+    late = time.monotonic() + SEEN_WITHIN
+    while not orders.beacon.exists():
+        if time.monotonic() > late:
+            raise MissingError(
+                f"{platform.node()}, a machine of the cluster, doesn't see the output folder {orders.output}.",
+                hint="Choose an output folder that all machines share under the same path (NFS, for instance).",
+            )
+        time.sleep(0.1)
 
 
 class _Work:
@@ -184,9 +193,16 @@ class _Work:
         if waiting is None:
             return ()
         tracebacks: list[str] = []
-        made = self._fenced(self._behind.result, tracebacks)
+        made = self._fenced(self._result, tracebacks)
         seconds = self._behind.ended - waiting.began
         return (self._answer(waiting.image.id, made, self._notes, tracebacks, seconds),)
+
+    def _result(self) -> Made:
+        made, workspace = self._behind.result(), self._context.workspace
+        if workspace.mirror and made.record.output:
+            workspace.mirror.put_preview(made.record.output, self._ahead)
+            self._context.store.trim(alone=False)  # the driver, which does it else, may be on another machine
+        return made
 
     def _begun(self, task: Task, ahead: Path | None) -> Made | Callable[[], Made]:
         settings = self._orders.setup.config.settings.run
@@ -209,8 +225,8 @@ class _Work:
         tracebacks: Sequence[str],
         seconds: float,
     ) -> Answer:
-        hashes = tuple(self._context.workspace.hashes.learned())
-        return Answer(image, made, notes, tuple(tracebacks), hashes, self._context.store.stored(), seconds)
+        learned = self._context.workspace.learned()
+        return Answer(image, made, notes, tuple(tracebacks), learned, self._context.store.stored(), seconds)
 
     def _ask(self) -> None:
         """Before each stage."""

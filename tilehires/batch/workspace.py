@@ -119,6 +119,7 @@ class Workspace:
         """Work as a worker, under the lock that another process holds."""
         if self.mirror:
             self._make_folders()
+            self._clear_earlier_runs()
             self.mirror.join()
         self.staging.mkdir(parents=True, exist_ok=True)
         self._read_ledgers()
@@ -126,6 +127,13 @@ class Workspace:
             yield
         finally:
             shutil.rmtree(self.staging, ignore_errors=True)
+
+    def _clear_earlier_runs(self) -> None:
+        """What dead workers of other runs left on a machine without a driver. All of one run have a token in their names."""
+        token = self.staging.name.rpartition("-")[0]
+        for left in self.staging.parent.glob("*-*"):
+            if left.is_dir() and not left.name.startswith(f"{token}-"):
+                shutil.rmtree(left, ignore_errors=True)
 
     def tidy(self) -> None:
         """Once all workers have left: what they, or those of them that died, leave behind goes."""
