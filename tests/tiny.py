@@ -43,6 +43,11 @@ _tokenizer = cache(clip_tokenizer)
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
+def noise(*shape: int, seed: int) -> Tensor:
+    """Of that shape; the seed alone decides it."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
 def sd15(seed: int = 0, *, sample_size: int = 8, channels: int = 4) -> StableDiffusionPipeline:
     """A tiny SD 1.5 pipeline: VAE ×8 with 4 latent channels, CLIP's real vocabulary; native size 64 px.
 

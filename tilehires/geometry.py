@@ -67,6 +67,12 @@ class Box:
         """The box that covers a whole image of this size."""
         return cls(0, 0, size.width, size.height)
 
+    @classmethod
+    def around(cls, *boxes: Box) -> Box:
+        """The smallest box that holds all of them, of which there is one at least."""
+        x0, y0, x1, y1 = zip(*(box.as_list() for box in boxes), strict=True)
+        return cls(min(x0), min(y0), max(x1), max(y1))
+
     @property
     def width(self) -> int:
         return self.x1 - self.x0

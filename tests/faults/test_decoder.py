@@ -152,18 +152,27 @@ def test_one_process_serves_all_and_ends_with_its_user(tmp_path: Path) -> None:
 
 def test_threads_take_turns(tmp_path: Path) -> None:
     paths = [draw(tmp_path / f"{n}.png", 30 + n, 20, seed=n) for n in range(6)]
-    wrong: list[Path] = []
+    right: list[Path] = []
     with Isolated(20) as worker:
 
         def work(path: Path) -> None:
-            wrong.extend(path for _ in range(5) if not same(worker.read(path), read(path)))
+            right.extend(path for _ in range(5) if same(worker.read(path), read(path)))
 
         threads = [threading.Thread(target=work, args=(path,)) for path in paths]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert not wrong
+    assert sorted(right) == sorted(paths * 5)
+
+
+def runs(pid: int) -> bool:
+    """Whether that process is there, and has not ended."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 @LINUX
@@ -185,7 +194,7 @@ def test_a_process_whose_user_was_killed_ends_even_while_it_hangs(tmp_path: Path
     user.wait()
     user.stdout.close()
     ending = time.monotonic() + 15
-    while Path(f"/proc/{pid}").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
+    while runs(pid):
         assert time.monotonic() < ending, "it still runs"
         time.sleep(0.05)
 

@@ -23,6 +23,8 @@ from tilehires.batch import watch
 from tilehires.errors import ExitCode
 
 SETTLE = ("--watch", "--set", "run.watch_settle=0.3", "--set", "run.decode_isolated=false", *FAST)
+LONGER = ("--set", "run.watch_settle=1.5")
+"""Where a file grows: a writer that waits for the processor must not look like one that is through."""
 PATIENCE = 60.0
 
 
@@ -84,13 +86,13 @@ def test_what_comes_is_done_when_it_stands_still_and_ctrl_c_ends_it(place: Workp
                 stream.write(body[start : start + len(body) // 8])
                 stream.flush()
                 assert "sub/grown.png" not in outputs(place.output), "taken while it grew"
-                time.sleep(0.15)
+                time.sleep(0.25)
         wait_for(lambda: "sub/grown.png" in place.images())
         press_ctrl_c()
 
     draw(place.input / "first.png")
     with meanwhile(work):
-        ended = place.run(*SETTLE, "-v")
+        ended = place.run(*SETTLE, *LONGER, "-v")
     assert ended.code == ExitCode.INTERRUPTED, ended.out + ended.err
     assert "Watching" in ended.err and "failed" not in ended.err and "same command goes on" in ended.out
     assert place.statuses() == {"first.png": "done", "sub/grown.png": "done"}
@@ -190,7 +192,7 @@ def test_until_ends_the_watch(place: Workplace, monkeypatch: pytest.MonkeyPatch,
     draw(place.input / "a.png")
     monkeypatch.setattr("tilehires.batch.options.datetime", Clock)
     with meanwhile(work):
-        ended = place.run(*SETTLE, "--until", "07:00")
+        ended = place.run(*SETTLE, *LONGER, "--until", "07:00")
     assert ended.code == (ExitCode.INTERRUPTED if growing else ExitCode.OK), ended.out + ended.err
     assert set(outputs(place.output)) == {"a.png"}
 

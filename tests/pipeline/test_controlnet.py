@@ -15,6 +15,7 @@ from diffusers.pipelines.controlnet.pipeline_controlnet_sd_xl_img2img import Sta
 
 from tests import tiny, tiny_controlnets
 from tests.batches import Workplace, draw, outputs, workplace
+from tests.tiny import noise
 from tilehires.diffusion import controlnets, prompts, samplers, sampling
 from tilehires.diffusion.checkpoints import inspect
 from tilehires.diffusion.control import Control
@@ -44,10 +45,6 @@ class Family:
 @pytest.fixture(scope="module", params=KINDS)
 def family(request: pytest.FixtureRequest) -> Family:
     return Family(request.param)
-
-
-def noise(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def hint(seed: int = 1, size: Size = SIZE) -> torch.Tensor:

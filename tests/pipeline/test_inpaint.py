@@ -13,6 +13,7 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_inpain
 )
 
 from tests import tiny
+from tests.tiny import noise
 from tilehires.diffusion import inpaint, prompts, samplers, sampling
 from tilehires.diffusion.components import Diffusion
 from tilehires.diffusion.inpaint import Inpaint
@@ -48,10 +49,6 @@ def family(request: pytest.FixtureRequest) -> tuple[Any, Any]:
     name, channels = request.param
     build, kind = FAMILIES[name]
     return build(channels=channels), kind
-
-
-def noise(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def pixel_mask() -> torch.Tensor:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests import tiny
+from tests.tiny import noise
 from tilehires.diffusion import prompts, samplers, sampling
 from tilehires.diffusion.components import Diffusion
 from tilehires.diffusion.control import Control
@@ -27,10 +28,6 @@ from tilehires.tiling.grid import Tile, TileGrid, elastic_grid
 CELLS, SIZE = Size(40, 24), Size(320, 192)
 GRID = elastic_grid(CELLS, tile_max=16, overlap=4, multiple=8)
 SCHEDULER = tiny.sd15().scheduler.config
-
-
-def noise(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 class Shuffled(TileGrid):

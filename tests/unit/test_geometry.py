@@ -39,6 +39,11 @@ def test_box_arithmetic() -> None:
     assert box.shift(1, -1) == Box(4, 4, 11, 8)
 
 
+def test_a_box_around_boxes_is_the_smallest() -> None:
+    assert Box.around(Box(1, 2, 3, 4)) == Box(1, 2, 3, 4)
+    assert Box.around(Box(1, 2, 3, 4), Box(0, 3, 2, 9)) == Box(0, 2, 3, 9)
+
+
 def test_a_box_outside_has_no_area() -> None:
     clipped = Box(20, 20, 30, 30).clip(Size(10, 10))
     assert clipped.width == 0 and clipped.height == 0

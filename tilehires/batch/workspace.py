@@ -163,12 +163,14 @@ class Workspace:
 
     def _read_ledgers(self) -> None:
         """Know what is ours: the ledger, and those of workers that aren't in it yet."""
-        self._made = {}
+        made: dict[str, set[str]] = {}
         for ledger in (self.root / "outputs.jsonl", *self.root.glob("outputs-*.jsonl")):
             for line in read_lines(ledger):
                 match line:
                     case [str(name), str(digest)]:
-                        self._made.setdefault(name, set()).add(digest)
+                        made.setdefault(name, set()).add(digest)
+        # At once: a file that is written behind is compared with what is known meanwhile.
+        self._made = made
 
     def record(self, image: str) -> Record | None:
         """What the last run left about an image; None when there is nothing readable."""

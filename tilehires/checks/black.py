@@ -32,9 +32,8 @@ def black(output: np.ndarray, input: np.ndarray, tiles: Sequence[Box] | None = N
                 bad.append(box)
     if not bad:
         return []
-    around = Box(min(b.x0 for b in bad), min(b.y0 for b in bad), max(b.x1 for b in bad), max(b.y1 for b in bad))
     message = f"{len(bad)} blocks of {BLOCK} px are black or flat where the input is not."
-    return [Finding("black", "error", len(bad), 0, around, message)]
+    return [Finding("black", "error", len(bad), 0, Box.around(*bad), message)]
 
 
 def _starts(length: int) -> range:

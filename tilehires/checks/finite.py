@@ -22,9 +22,8 @@ def joined(findings: Sequence[Finding]) -> list[Finding]:
     boxes = [found.box for found in findings if found.box]
     if not boxes:
         return []
-    box = Box(min(b.x0 for b in boxes), min(b.y0 for b in boxes), max(b.x1 for b in boxes), max(b.y1 for b in boxes))
     count = sum(int(found.value or 0) for found in findings)
-    return [Finding("finite", "error", count, 0, box, f"{count} pixels are not numbers (NaN or Inf).")]
+    return [Finding("finite", "error", count, 0, Box.around(*boxes), f"{count} pixels are not numbers (NaN or Inf).")]
 
 
 def _in_rows(output: np.ndarray, top: int) -> list[Finding]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tilehires.detectors.protocol import Detection, Detector
+from tilehires.detectors.protocol import TASKS, Detection, Detector
 from tilehires.errors import ConfigError, MissingError
 
 __all__ = ["Detection", "Detector", "DetectorFile", "check", "find", "make", "names", "shipped"]
@@ -119,17 +119,13 @@ def _read(path: Path) -> DetectorFile:
         )
     if not isinstance(classes, list) or not all(isinstance(one, str) for one in classes):
         raise ConfigError(f"{path}: classes = {classes!r} is no list of names.", hint='Write classes = ["face"].')
-    if not isinstance(task, str) or (task and task not in _tasks()):
-        raise ConfigError(f"{path}: task = {task!r} is unknown.", hint=f"Use one of {', '.join(_tasks())}.")
+    if not isinstance(task, str) or (task and task not in TASKS):
+        raise ConfigError(f"{path}: task = {task!r} is unknown.", hint=f"Use one of {', '.join(TASKS)}.")
     if weights != BUILTIN and weights.startswith("builtin:"):
         raise ConfigError(f"{path}: there is no {weights}.", hint=f"The built-in detector is {BUILTIN}.")
     if weights != BUILTIN:
         weights = str(path.parent / Path(weights).expanduser())
     return _with_weights(DetectorFile(name, weights, tuple(classes), task, table, str(path)))
-
-
-def _tasks() -> tuple[str, ...]:
-    return ("face", "face-mesh", "hand", "person")
 
 
 def _with_weights(found: DetectorFile) -> DetectorFile:

@@ -11,13 +11,12 @@ import cv2
 import numpy as np
 
 from tilehires.detectors.picture import cut_mask, enlarged, reduced
-from tilehires.detectors.protocol import Detection, Pixels
+from tilehires.detectors.protocol import TASKS, Detection, Pixels
 from tilehires.errors import MissingError
 from tilehires.geometry import Box, Size
 
 LONGEST = 1024
 MOST = 100
-TASKS = ("face", "face-mesh", "hand", "person")
 # What a bundle holds tells what it is for.
 _INSIDE = {"face_landmarks_detector.tflite": "face-mesh", "hand_landmarks_detector.tflite": "hand"}
 _BROKEN = (OSError, RuntimeError, ValueError, TypeError)

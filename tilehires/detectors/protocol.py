@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from tilehires.geometry import Box
 
 Pixels = NDArray[np.float32]
+TASKS = ("face", "face-mesh", "hand", "person")
+"""What a mediapipe file may be for."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tilehires.diffusion.checkpoints import Checkpoint, vae_path, weights_of
-from tilehires.diffusion.header import UNET, VAE, Header, read_header, vae_config, vae_header
-
-CONFIGS = Path(__file__).parent / "configs"
+from tilehires.diffusion.header import UNET, VAE, Header, base_config, read_header, vae_config, vae_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +63,9 @@ def _named_vae(path: Path, family: str) -> VaeAnatomy:
 
 
 def _single_vae(header: Header, family: str) -> VaeAnatomy:
-    base = json.loads((CONFIGS / family / "vae" / "config.json").read_text(encoding="utf-8"))
     prefixed = any(name.startswith(VAE) for name in header.shapes)
     named = header if prefixed else Header({VAE + name: shape for name, shape in header.shapes.items()}, {})
-    return _anatomy(vae_config(named, base), named.parameters(VAE))
+    return _anatomy(vae_config(named, base_config(family, "vae")), named.parameters(VAE))
 
 
 def _folder_vae(folder: Path) -> VaeAnatomy:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tilehires.diffusion.checkpoints import PICKLES, Checkpoint, weights_of
-from tilehires.diffusion.header import read_header, unet_config
+from tilehires.diffusion.header import base_config, read_header, unet_config
 from tilehires.errors import MissingError
 
-CONFIGS = Path(__file__).parent / "configs"
 PREFIX = "control_model."
 # What sets the families' ControlNets apart at a glance: the width of what their attention listens to.
 _WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
@@ -94,8 +93,7 @@ def parameters(found: ControlNetFile) -> int:
 
 def _unet_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
     if checkpoint.layout == "single-file":
-        base = json.loads((CONFIGS / checkpoint.family.name / "unet" / "config.json").read_text(encoding="utf-8"))
-        return unet_config(read_header(checkpoint.path), base)
+        return unet_config(read_header(checkpoint.path), base_config(checkpoint.family.name, "unet"))
     return json.loads((checkpoint.path / "unet" / "config.json").read_text(encoding="utf-8"))
 
 

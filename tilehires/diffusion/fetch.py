@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tilehires.diffusion.checkpoints import HUB_ID
 from tilehires.errors import ConfigError, MissingError
 
 PICKLES = (".ckpt", ".pth", ".pt", ".bin", ".pkl", ".pickle")
@@ -34,7 +35,7 @@ def fetch(
     for a name that is none, a pickle without `allow_pickle`, or a file that is in the way; MissingError for what the hub
     doesn't have, or when it can't be reached.
     """
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):
+    if not HUB_ID.fullmatch(repository):
         raise _no_id(repository)
     from huggingface_hub import HfApi
     from huggingface_hub import errors as hub

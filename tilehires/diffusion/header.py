@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 from tilehires.errors import MissingError
 
+CONFIGS = Path(__file__).parent / "configs"
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 # The text encoder's place tells the family. SDXL's refiner has bigG alone, in the first place.
@@ -170,6 +172,11 @@ def unet_config(header: Header, base: Mapping[str, Any]) -> dict[str, Any]:
         pooled = shapes.get(TEXT[kind] + "text_projection", (0, 0))[1]
         config["addition_time_embed_dim"] = (shapes[added][1] - pooled) // (5 if kind == "sdxl-refiner" else 6)
     return config
+
+
+def base_config(family: str, part: str, name: str = "config.json") -> dict[str, Any]:
+    """The config that comes with tilehires for a part of a family's models ("": of the whole), before a header corrects it."""
+    return json.loads((CONFIGS / family / part / name).read_text(encoding="utf-8"))
 
 
 def vae_config(header: Header, base: Mapping[str, Any]) -> dict[str, Any]:

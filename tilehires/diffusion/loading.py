@@ -8,6 +8,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,19 @@ from transformers.utils import logging as transformers_logging
 from tilehires.diffusion.checkpoints import PARTS, PICKLES, Checkpoint, vae_path, weights_of
 from tilehires.diffusion.components import Diffusion
 from tilehires.diffusion.family import REFINER
-from tilehires.diffusion.header import TEXT, Header, clip_config, read_header, unet_config, vae_config, vae_header
+from tilehires.diffusion.header import (
+    TEXT,
+    Header,
+    base_config,
+    clip_config,
+    read_header,
+    unet_config,
+    vae_config,
+    vae_header,
+)
 from tilehires.diffusion.vocabulary import clip_tokenizer
 from tilehires.errors import MissingError
 
-CONFIGS = Path(__file__).parent / "configs"
 _PIPELINES: Mapping[str, Any] = {"sdxl": StableDiffusionXLPipeline, "sdxl-refiner": StableDiffusionXLImg2ImgPipeline}
 
 
@@ -108,7 +117,7 @@ def load_vae(path: Path, dtype: torch.dtype) -> AutoencoderKL | AutoencoderTiny:
     prefix = "first_stage_model." if any(n.startswith("first_stage_model.") for n in header.shapes) else ""
     named = Header({"first_stage_model." + n.removeprefix(prefix): s for n, s in header.shapes.items()}, {})
     with tempfile.TemporaryDirectory() as folder:
-        _write(Path(folder) / "vae" / "config.json", vae_config(named, _base("sd1", "vae")))
+        _write(Path(folder) / "vae" / "config.json", vae_config(named, base_config("sd1", "vae")))
         return AutoencoderKL.from_single_file(
             str(path), config=folder, subfolder="vae", local_files_only=True, torch_dtype=dtype
         )
@@ -161,33 +170,28 @@ def _from_single(checkpoint: Checkpoint, dtype: torch.dtype, other: Mapping[str,
 
 def configs(header: Header, family: str) -> dict[str, dict[str, Any]]:
     """The files of a diffusers config folder for a single-file checkpoint, by their paths in it."""
+    base = partial(base_config, family)
     files = {
-        "model_index.json": _base(family, "", "model_index.json"),
-        "scheduler/scheduler_config.json": _base(family, "scheduler", "scheduler_config.json"),
-        "unet/config.json": unet_config(header, _base(family, "unet")),
-        "vae/config.json": vae_config(header, _base(family, "vae")) if header.has_vae else _base(family, "vae"),
+        "model_index.json": base("", "model_index.json"),
+        "scheduler/scheduler_config.json": base("scheduler", "scheduler_config.json"),
+        "unet/config.json": unet_config(header, base("unet")),
+        "vae/config.json": vae_config(header, base("vae")) if header.has_vae else base("vae"),
     }
     text = "text_encoder/config.json"
     if family == "sdxl-refiner":
-        second = _base(family, "text_encoder_2")
+        second = base("text_encoder_2")
         files["text_encoder_2/config.json"] = clip_config(header, second, TEXT[family], open_clip=True)
     elif family == "sdxl":
-        files[text] = clip_config(
-            header, _base(family, "text_encoder"), "conditioner.embedders.0.transformer.", open_clip=False
-        )
-        second = _base(family, "text_encoder_2")
+        files[text] = clip_config(header, base("text_encoder"), "conditioner.embedders.0.transformer.", open_clip=False)
+        second = base("text_encoder_2")
         files["text_encoder_2/config.json"] = clip_config(header, second, TEXT["sdxl"], open_clip=True)
     else:
         # SD 2.x listens to the last layer but one: diffusers leaves the last one out of the model.
         second_last = family == "sd2"
         files[text] = clip_config(
-            header, _base(family, "text_encoder"), TEXT[family], open_clip=second_last, drop=int(second_last)
+            header, base("text_encoder"), TEXT[family], open_clip=second_last, drop=int(second_last)
         )
     return files
-
-
-def _base(family: str, part: str, name: str = "config.json") -> dict[str, Any]:
-    return json.loads((CONFIGS / family / part / name).read_text(encoding="utf-8"))
 
 
 def _write(path: Path, body: dict[str, Any]) -> None:

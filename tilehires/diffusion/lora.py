@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tilehires.diffusion.header import Header, read_header
 from tilehires.diffusion.syntax import Tag
@@ -189,8 +189,7 @@ def read(file: Path) -> dict[tuple[str, str], Delta]:
         if name.endswith(".alpha") and value.numel() == 1:
             alphas[_place(name.removesuffix(".alpha"))] = float(value)
         elif match := _SUFFIX.fullmatch(name):
-            which = next(text for text in (match["a"], match["b"], match["c"], match["d"]) if text)
-            halves.setdefault(_place(match["stem"]), {})["down" if which in _DOWN else "up"] = value
+            halves.setdefault(_place(match["stem"]), {})[_half(match)] = value
     found = {}
     for place, pair in halves.items():
         down, up = pair.get("down"), pair.get("up")
@@ -203,9 +202,11 @@ def read(file: Path) -> dict[tuple[str, str], Delta]:
 def down_half(name: str) -> str | None:
     """The part (UNET, TEXT, TEXT_2) that a tensor of this name changes, if it is the first half of a module's change."""
     match = _SUFFIX.fullmatch(name)
-    if not match or next(text for text in (match["a"], match["b"], match["c"], match["d"]) if text) not in _DOWN:
-        return None
-    return _place(match["stem"])[0]
+    return _place(match["stem"])[0] if match and _half(match) == "down" else None
+
+
+def _half(match: re.Match[str]) -> Literal["down", "up"]:
+    return "down" if (match["a"] or match["b"] or match["c"] or match["d"]) in _DOWN else "up"
 
 
 def _place(stem: str) -> tuple[str, str]:

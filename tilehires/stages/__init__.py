@@ -102,8 +102,8 @@ class Less:
 
 @runtime_checkable
 class Shrinking(Protocol):
-    """A stage that can be made with smaller tiles: the last thing done when memory runs out."""
+    """A stage that can be made to take less at once: the last thing done when memory runs out."""
 
     def smaller(self, part: str) -> Less | None:
-        """The stage, smaller where `part` ("upscaler", "text encoders", "VAE", "UNet") ran out; None at its smallest."""
+        """The stage, smaller where `part` (one that Bay names, or "upscaler") ran out; None at its smallest."""
         ...

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 
 from tilehires.config.control import ControlNetUse, Module
 from tilehires.config.settings import SamplingPass
@@ -16,6 +15,7 @@ from tilehires.diffusion.checkpoints import Checkpoint
 from tilehires.diffusion.control import BLANK, Control
 from tilehires.diffusion.controlnets import ControlNetFile, inspect
 from tilehires.geometry import OPEN, Size, Wrap
+from tilehires.upscalers.pillow import resample
 
 
 def found(values: SamplingPass, checkpoint: Checkpoint) -> tuple[ControlNetFile, ...]:
@@ -29,7 +29,8 @@ def controls(
     """A pass's ControlNets, in host memory. Their hint is `picture`, HWC float32 in [0, 1], at `size`, not copied."""
     if not values.controlnets:
         return ()
-    hint = picture if picture.shape[:2] == (size.height, size.width) else _resized(picture, size)
+    # Of another size where the pass's own upscaler works on latents.
+    hint = picture if picture.shape[:2] == (size.height, size.width) else resample(picture, size)
     files, planes = found(values, checkpoint), torch.from_numpy(hint).permute(2, 0, 1)[None]
     return at_work(values.controlnets, files, bay, planes, wrap=wrap)
 
@@ -64,10 +65,3 @@ def _edges(hint: torch.Tensor) -> torch.Tensor:
     grey = cv2.cvtColor(np.ascontiguousarray(levels), cv2.COLOR_RGB2GRAY)
     edges = np.asarray(cv2.Canny(grey, 100, 200), np.float32) / 255
     return torch.from_numpy(edges)[None].repeat(3, 1, 1)
-
-
-def _resized(pixels: np.ndarray, size: Size) -> np.ndarray:
-    """By Lanczos, in float32: for a pass whose own upscaler works on latents."""
-    planes = [Image.fromarray(np.ascontiguousarray(pixels[..., i], np.float32)) for i in range(pixels.shape[2])]
-    to = (size.width, size.height)
-    return np.stack([np.asarray(plane.resize(to, Image.Resampling.LANCZOS)) for plane in planes], -1)

@@ -44,12 +44,11 @@ def crop_of(region: Region, settings: DetailPass, size: Size, native: int, limit
     if not settings.only_masked:
         return Crop(Box.of(size), size.ceil_to(MULTIPLE))
     box, place = region.box, region.place
-    least = _around(box.pad(settings.padding), place).clip(size)
-    grown = box.pad(0)
+    least = Box.around(box.pad(settings.padding), place).clip(size)
     reach_x = math.ceil(box.width * (settings.crop_factor - 1) / 2)
     reach_y = math.ceil(box.height * (settings.crop_factor - 1) / 2)
     grown = Box(box.x0 - reach_x, box.y0 - reach_y, box.x1 + reach_x, box.y1 + reach_y)
-    wanted = _around(grown, least).clip(size)
+    wanted = Box.around(grown, least).clip(size)
     work = _work(settings, wanted, native)
     small = within(work, limit)
     if least.width <= small.width and least.height <= small.height:
@@ -70,10 +69,6 @@ def within(size: Size, longest: int) -> Size:
         max(MULTIPLE, side * longest // size.long_side // MULTIPLE * MULTIPLE) for side in (size.width, size.height)
     )
     return Size(width, height)
-
-
-def _around(a: Box, b: Box) -> Box:
-    return Box(min(a.x0, b.x0), min(a.y0, b.y0), max(a.x1, b.x1), max(a.y1, b.y1))
 
 
 def _work(settings: DetailPass, crop: Box, native: int) -> Size:

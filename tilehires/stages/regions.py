@@ -159,12 +159,7 @@ def _merged(regions: Sequence[Region], settings: DetailPass, size: Size) -> Regi
             np.minimum(target, 1 - region.mask, out=target)
         box = Box.of(size)
         return Region("all but " + regions[0].kind, box, min(r.score for r in regions), whole, box)
-    place = Box(
-        min(r.place.x0 for r in regions),
-        min(r.place.y0 for r in regions),
-        max(r.place.x1 for r in regions),
-        max(r.place.y1 for r in regions),
-    )
+    place = Box.around(*(region.place for region in regions))
     mask = np.zeros((place.height, place.width), np.float32)
     for region in regions:
         target = mask[region.place.shift(-place.x0, -place.y0).slices]

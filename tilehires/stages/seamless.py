@@ -5,9 +5,8 @@ from __future__ import annotations
 from tilehires.config.settings import Settings, hires_pass, tiled_pass
 from tilehires.errors import ConfigError, ImageError
 from tilehires.geometry import Size, Wrap
+from tilehires.stages.redenoise import CANVAS
 from tilehires.stages.route import Route, Step
-
-CANVAS = 64  # as redenoise.CANVAS: a canvas padded to it would be a ring of another length than the picture
 
 
 def check_settings(settings: Settings) -> None:
@@ -65,6 +64,7 @@ def _check_step(settings: Settings, route: Route, step: Step, axis: str, factor:
 
 
 def _whole(side: int, stage: str, axis: str, hint: str) -> None:
+    # A canvas that is padded would be a ring of another length than the picture.
     if side % CANVAS:
         raise ImageError(
             f"model.seamless: the {axis} must be a multiple of {CANVAS} in every pass; in {stage} it would be {side}.",

@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from tilehires.geometry import Box, Size
 from tilehires.tiling.accumulator import Accumulator
 from tilehires.tiling.grid import TileGrid
+from tilehires.tiling.planes import Planes
 
 
 class TiledDenoiser:
@@ -69,16 +70,14 @@ def cut(x: torch.Tensor, boxes: Sequence[Box], factor: int = 1) -> torch.Tensor:
     return torch.stack([piece(x, box) for box in boxes], 1).flatten(0, 1)
 
 
-def piece(x: torch.Tensor, box: Box) -> torch.Tensor:
+def piece(x: torch.Tensor | Planes, box: Box) -> torch.Tensor:
     """The box of …×H×W; where it reaches beyond an edge it goes on at the opposite one."""
-    height, width = x.shape[-2:]
-    if box.clip(Size(width, height)) == box:
-        return x[(..., *box.slices)]
-    rows, columns = (
-        torch.arange(start, end, device=x.device) % length
-        for start, end, length in ((box.y0, box.y1, height), (box.x0, box.x1, width))
-    )
-    return x.index_select(-2, rows).index_select(-1, columns)
+    rows: dict[int, list[torch.Tensor]] = {}
+    for place, inside in box.wrapped(Size(x.shape[-1], x.shape[-2])):
+        rows.setdefault(inside.y0, []).append(x[(..., *place.slices)])
+    if len(rows) == 1 and len(rows[0]) == 1:
+        return rows[0][0]
+    return torch.cat([torch.cat(row, -1) for row in rows.values()], -2)
 
 
 def expand(value: Any, batch: int, tiles: int) -> Any:

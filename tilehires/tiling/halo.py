@@ -11,6 +11,7 @@ from torch import nn
 
 from tilehires.errors import ConfigError
 from tilehires.geometry import OPEN, Box, Size, Wrap
+from tilehires.tiling.engine import piece
 from tilehires.tiling.planes import Planes
 
 POINTWISE = (nn.ReLU, nn.SiLU, nn.Mish, nn.GELU, nn.Identity)
@@ -73,7 +74,7 @@ def map_rows(
         for x0, x1 in _even(cells.width, tile):
             core = Box(x0, y0, x1, y1)
             seen = _seen(core.pad(reach), cells, wrap)
-            answer = function(_cut(x, seen.scale(into)).to(device, dtype))
+            answer = function(piece(x, seen.scale(into)).to(device, dtype))
             out_of = answer.shape[-1] // seen.width
             inside = core.shift(-seen.x0, -seen.y0).scale(out_of)
             pieces.append(answer[(..., *inside.slices)].to("cpu", torch.float32))
@@ -86,17 +87,6 @@ def _seen(box: Box, cells: Size, wrap: Wrap) -> Box:
     x = (box.x0, box.x1) if wrap.x else (inside.x0, inside.x1)
     y = (box.y0, box.y1) if wrap.y else (inside.y0, inside.y1)
     return Box(x[0], y[0], x[1], y[1])
-
-
-def _cut(x: torch.Tensor | Planes, box: Box) -> torch.Tensor:
-    """A box of B×C×H×W, which may reach around."""
-    parts = list(box.wrapped(Size(x.shape[-1], x.shape[-2])))
-    if len(parts) == 1:
-        return x[(..., *parts[0][0].slices)]
-    rows: dict[int, list[torch.Tensor]] = {}
-    for place, inside in parts:
-        rows.setdefault(inside.y0, []).append(x[(..., *place.slices)])
-    return torch.cat([torch.cat(row, -1) for row in rows.values()], -2)
 
 
 def _even(length: int, most: int) -> list[tuple[int, int]]:
