@@ -78,6 +78,20 @@ def test_the_size_is_exact(place: Workplace, words: tuple[str, ...], size: tuple
         assert image.size == size
 
 
+def test_what_tiles_goes_on_tiling(place: Workplace) -> None:
+    """Rolling what goes in rolls what comes out; where it can't, the image is refused."""
+    pixels = drawing(24, 16)
+    for name, rolled in (("a", 0), ("b", 8)):
+        Image.fromarray(np.roll(pixels, rolled, 1)).save(place.input / f"{name}.png")
+    for axes in "xy":
+        output = place.root / axes
+        assert upscale(place, *LANCZOS, "--seamless", axes, output=output).code == ExitCode.OK
+        apart = np.abs(np.roll(levels(output / "a.png"), 16, 1) - levels(output / "b.png")).max()
+        assert (apart <= 1) == (axes == "x"), apart
+    refused = upscale(place, *LANCZOS, "--seamless", "both", "--to", "60x60")
+    assert refused.code == ExitCode.IMAGES_FAILED and "--no-crop" in refused.err
+
+
 def test_a_model_file_is_an_upscaler_and_metadata_stays(place: Workplace, tmp_path: Path) -> None:
     model = tiny_upscalers.compact(tmp_path / "two.safetensors")
     info = PngImagePlugin.PngInfo()

@@ -20,15 +20,18 @@ from tilehires.batch.fence import fenced
 from tilehires.batch.log import RunLog
 from tilehires.batch.summary import Summary
 from tilehires.batch.workspace import Workspace
+from tilehires.config.model import Seamless
 from tilehires.config.settings import HiresSettings
-from tilehires.errors import ConfigError, Interrupted
+from tilehires.errors import ConfigError, ImageError, Interrupted
 from tilehires.files import writing
-from tilehires.geometry import Box, Size
+from tilehires.geometry import Box, Size, Wrap
 from tilehires.images import MAX_PIXELS, Decoder, FileFormat, Isolated, check_writable, suffix_of, write
 from tilehires.progress import BatchProgress, SilentBatch
 from tilehires.records import ErrorRecord, FileRecord, Record, StageRecord, empty_record
+from tilehires.scratch import Scratch
 from tilehires.stages.alpha import resized_alpha
 from tilehires.stages.route import Route, Step, route
+from tilehires.upscalers import ring
 from tilehires.upscalers.loading import load
 from tilehires.upscalers.restore import FaceRestorer
 
@@ -38,7 +41,10 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class EnlargeOptions:
-    """What the command is told. `to` (a 0 follows the aspect) wins over `by`; `crop` cuts what `to` doesn't need."""
+    """What the command is told. `to` (a 0 follows the aspect) wins over `by`; `crop` cuts what `to` doesn't need.
+
+    `seamless`: the axes along which the images tile, and their outputs are to.
+    """
 
     upscaler: str = "builtin"
     upscaler_2: str = ""
@@ -48,6 +54,7 @@ class EnlargeOptions:
     crop: bool = True
     restore: Path | None = None
     restore_visibility: float = 1.0
+    seamless: Seamless = "none"
     tile: int = 512
     format: FileFormat = "png"
     quality: int = 95
@@ -194,21 +201,31 @@ class _Work:
         return record
 
     def _way(self, size: Size) -> Route:
-        """One step to the size asked for; without `crop` the whole of what covers it is kept."""
+        """One step to the size asked for; without `crop` the whole of what covers it is kept. Raises ImageError."""
         to = self.options.to or Size(0, 0)
         asked = HiresSettings.model_validate({"scale": self.options.by, "resize_x": to.width, "resize_y": to.height})
         last = route(size, asked, max_pixels=self.options.max_pixels).steps[-1]
         crop = last.crop if self.options.crop else Box.of(last.size)
+        wrap = Wrap.of(self.options.seamless)
+        if (wrap.x and crop.width != last.size.width) or (wrap.y and crop.height != last.size.height):
+            raise ImageError(
+                f"At {crop.size} the output would be cropped, and its edges would no longer meet (--seamless).",
+                hint=f"Use --by N, one side as in --to {to.width}x0, or --no-crop.",
+            )
         return Route(size, (Step("upscale", last.size, crop),))
 
     def _upscaled(self, image: np.ndarray, way: Route) -> np.ndarray:
         """Both upscalers at the covering size, mixed as Image.blend mixes, then cropped."""
         step, options = way.steps[-1], self.options
-        made = [
-            upscalers.resolve(name, self.models).upscale(image, step.size, tile=options.tile, progress=self.progress)
-            for name in _names(options)
-            if name != options.upscaler_2 or options.visibility_2 > 0
-        ]
+        wrap, scratch = Wrap.of(options.seamless), Scratch(self.workspace.staging)
+
+        def enlarged(name: str) -> np.ndarray:
+            upscaler = upscalers.resolve(name, self.models)
+            return ring.upscale(
+                upscaler, image, step.size, wrap, tile=options.tile, progress=self.progress, scratch=scratch
+            )
+
+        made = [enlarged(name) for name in _names(options) if name != options.upscaler_2 or options.visibility_2 > 0]
         mixed = made[0] if len(made) == 1 else made[0] + (made[1] - made[0]) * np.float32(options.visibility_2)
         return np.ascontiguousarray(mixed[step.crop.slices])
 

@@ -21,6 +21,13 @@ from tilehires.errors import ConfigError
 @click.option("--by", type=float, metavar="N", help="Output size ÷ input size; 2 where nothing else is said.")
 @click.option("--to", metavar="WxH", help="Output size: the image covers it and is cropped; a 0 follows the aspect.")
 @click.option("--no-crop", is_flag=True, help="With --to: keep all of the image that covers the size.")
+@click.option(
+    "--seamless",
+    default="none",
+    show_default=True,
+    type=click.Choice(["none", "x", "y", "both"]),
+    help="The axes along which the images tile without a seam: so will the outputs.",
+)
 @click.option("--restore", type=click.Path(path_type=Path), metavar="FILE", help="A face restoration model: GFPGAN …")
 @click.option("--restore-visibility", default=1.0, show_default=True, metavar="F", help="How much of it: 0 to 1.")
 @click.option(
@@ -54,6 +61,7 @@ def upscale(input: Path, output: Path | str, quiet: bool, verbose: bool, **given
         by=2.0 if given["by"] is None else given["by"],
         to=_size(given["to"]),
         crop=not given["no_crop"],
+        seamless=given["seamless"],
         restore=given["restore"],
         restore_visibility=given["restore_visibility"],
         format=given["format"],
