@@ -29,6 +29,8 @@ INPUTS: dict[str, dict[str, str]] = {
     "skip.png": {"parameters": A1111.format("DPM++ 2M Karras", 3, 12, ", Clip skip: 2, Model: dream")},
     "comfy.png": {"prompt": json.dumps(graph({"3": {"steps": 2, "cfg": 1.5}}))},
     "invoke.png": {"invokeai_metadata": json.dumps(INVOKE)},
+    "tiles.png": {"parameters": A1111.format("Euler", 6, 11, ", Tiling: True")},
+    "frayed.png": {"parameters": A1111.format("Euler", 6, 11, ", Tiling: True")},
     "odd.png": {"parameters": A1111.format("DPM adaptive", 5, 13, "")},
     "nosuch.png": {"parameters": A1111.format("Ojler 3000", 5, 13, "")},
     "deep.png": {"prompt": '{"a":' * 50_000},
@@ -45,7 +47,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[
         info = PngImagePlugin.PngInfo()
         for key, text in texts.items():
             info.add_text(key, text)
-        Image.fromarray(drawing(24, 16)).save(root / "in" / name, pnginfo=info)
+        width, height = (64, 64) if name == "tiles.png" else (24, 16)
+        Image.fromarray(drawing(width, height)).save(root / "in" / name, pnginfo=info)
     plain = (root / "in" / "plain.png").read_bytes()
     for name, kind in (("bomb", "packed"), ("long", "long")):  # 200 MB packed, and 100 MB as they are
         (root / "in" / f"{name}.png").write_bytes(plain[:33] + HOSTILE[kind]() + plain[33:])
@@ -97,6 +100,17 @@ def test_another_familys_settings_are_left_out_but_for_prompt_and_seed(
     assert values(image)[:2] == (9, "a barn"), "its LoRA is for another family"
     assert image["settings"]["generate.cfg"]["value"] != 3.0 and image["settings"]["model.clip_skip"]["value"] == 1
     assert any("left out" in note for note in image["notes"])
+
+
+def test_what_tiles_is_made_to_tile_where_its_size_allows_that(ran: tuple[Path, dict[str, dict[str, Any]]]) -> None:
+    output, images = ran
+    tiles, frayed = (images[f"{name}.png"] for name in ("tiles", "frayed"))
+    assert tiles["settings"]["model.seamless"] == {"value": "both", "origin": "metadata (A1111)"}
+    assert frayed["settings"]["model.seamless"]["value"] == "none" and frayed["status"] == "done"
+    assert "multiple of 64" in frayed["notes"][0] and tiles["notes"] == []
+    for name, said in (("tiles", True), ("frayed", False)):
+        with Image.open(output / f"{name}.png") as image:
+            assert ("Tiling: True" in image.info["parameters"]) == said
 
 
 def test_what_cant_be_used_is_a_note(ran: tuple[Path, dict[str, dict[str, Any]]]) -> None:

@@ -15,10 +15,10 @@ from tilehires.config.layers import Rank
 from tilehires.config.settings import Settings, hires_pass, tiled_pass
 from tilehires.diffusion import samplers
 from tilehires.diffusion.checkpoints import Checkpoint
-from tilehires.errors import ImageError, RunError
+from tilehires.errors import ImageError, RunError, TilehiresError
 from tilehires.geometry import Size
 from tilehires.images import Decoder, InProcess, Isolated, check_writable
-from tilehires.stages import Stage
+from tilehires.stages import Stage, seamless
 from tilehires.stages.controls import found
 from tilehires.stages.detail import DetailStage
 from tilehires.stages.generate import GenerateStage, first_size
@@ -93,7 +93,19 @@ def prepare(found: Found, config: Config, checkpoint: Checkpoint, hashes: HashMe
             f"{found.path} can't be read: {error.strerror}.", hint="Check the file's permissions."
         ) from error
     way = route(header.size, mine.settings.hires, max_pixels=mine.settings.run.max_pixels)
+    mine = _where_it_can_tile(mine, way, checkpoint)
     return _planned(Job(found, header.size, digest, mine, 0, way, ()), config, checkpoint)
+
+
+def _where_it_can_tile(mine: Config, way: Route, checkpoint: Checkpoint) -> Config:
+    """The settings, less that the picture tiles where only its metadata says so, and a size on its way can't."""
+    if mine.from_image("model.seamless"):
+        try:
+            seamless.check(mine.settings, way, None, checkpoint.vae_factor)
+        except TilehiresError as error:
+            note = f"Its metadata says that it tiles (Tiling), which is left out. {error.message}"
+            return mine.without_metadata("model", ("seamless",), note)
+    return mine
 
 
 def _prepared_prompt(found: Found, prompt: Prompt, config: Config, checkpoint: Checkpoint) -> Job:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ _ALWAYS = {
     "prompt": ("generate", "prompt"),
     "negative_prompt": ("generate", "negative_prompt"),
     "seed": ("generate", "seed"),
+    "seamless": ("model", "seamless"),
 }
 _SAME_FAMILY = {
     "steps": ("generate", "steps"),
@@ -87,9 +88,9 @@ class Config:
     ) -> Config:
         """The settings of one image: with its metadata and the files beside it.
 
-        `metadata`: prompt, negative_prompt, seed, steps, cfg, sampler, scheduler, clip_skip, model, loras (tags that are
-        put behind its prompt); None or absent is unknown. All but the first three count only when the image's family is
-        the checkpoint's or unknown (`image_family` None). `source` is the tool that wrote it, named in the origins;
+        `metadata`: prompt, negative_prompt, seed, seamless, steps, cfg, sampler, scheduler, clip_skip, model, loras (tags
+        that are put behind its prompt); None or absent is unknown. All but the first four count only when the image's family
+        is the checkpoint's or unknown (`image_family` None). `source` is the tool that wrote it, named in the origins;
         `notes` are kept. `can_sample(sampler, scheduler)` says whether a pair named by metadata can be run; one
         that can't is left out with a note. Raises ImageError when a sidecar is wrong: that image fails, not the batch.
         """
@@ -176,10 +177,17 @@ class Config:
         from_image = {k for k in ("sampler", "scheduler") if config.origins[f"generate.{k}"] == origin}
         if not from_image or can_sample is None or can_sample(generate.sampler, generate.scheduler):
             return config
-        kept = {**values, "generate": {k: v for k, v in values["generate"].items() if k not in from_image}}
         note = f"Its metadata's sampler, {generate.sampler} ({generate.scheduler}), can't be run here and was left out."
-        layers = (*self.layers, Layer(Rank.METADATA, origin, kept))
-        return replace(self, layers=layers, notes=(*config.notes, note))
+        return config.without_metadata("generate", from_image, note)
+
+    def without_metadata(self, section: str, keys: Collection[str], note: str) -> Config:
+        """The same less what the image's metadata says of these keys, and with a note on that."""
+
+        def less(layer: Layer) -> Layer:
+            kept = {key: value for key, value in layer.values.get(section, {}).items() if key not in keys}
+            return replace(layer, values={**layer.values, section: kept}) if layer.rank is Rank.METADATA else layer
+
+        return replace(self, layers=tuple(map(less, self.layers)), notes=(*self.notes, note))
 
     def _same_family(self, metadata: Mapping[str, Any], image_family: str | None) -> bool:
         if image_family is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from tilehires.geometry import Size
 
@@ -41,6 +41,8 @@ class Metadata:
     clip_skip: int | None = None
     size: Size | None = None
     """Of the first pass."""
+    seamless: Literal["both"] | None = None
+    """It was made to tile without a seam, along both axes."""
     model: str | None = None
     model_hash: str | None = None
     family: str | None = None
@@ -56,7 +58,18 @@ class Metadata:
 
     def settings(self) -> dict[str, Any]:
         """What `Config.for_image` takes: only what is known. `loras` are tags, to be put behind the prompt."""
-        names = ("prompt", "negative_prompt", "seed", "steps", "cfg", "sampler", "scheduler", "clip_skip", "model")
+        names = (
+            "prompt",
+            "negative_prompt",
+            "seed",
+            "steps",
+            "cfg",
+            "sampler",
+            "scheduler",
+            "clip_skip",
+            "seamless",
+            "model",
+        )
         found = {name: value for name in names if (value := getattr(self, name)) is not None}
         tags = [lora.tag for lora in self.loras if f"<lora:{lora.name}:" not in (self.prompt or "")]
         return found | ({"loras": " ".join(tags)} if tags else {})

@@ -15,7 +15,7 @@ _SCHEDULES = (
     *("Align Your Steps", "KL Optimal", "Normal", "DDIM"),
 )
 _READ = frozenset(
-    {"Seed", "Sampler", "Schedule type", "CFG scale", "Steps", "Clip skip", "Size", "Model", "Model hash"}
+    {"Seed", "Sampler", "Schedule type", "CFG scale", "Steps", "Clip skip", "Size", "Tiling", "Model", "Model hash"}
 )
 _TOOLS = (
     ("Fooocus", re.compile(r"Fooocus\b")),
@@ -59,6 +59,7 @@ def read(texts: Mapping[str, str]) -> Metadata | None:
         steps=whole(fields.get("Steps"), 1, MOST_STEPS),
         clip_skip=whole(fields.get("Clip skip"), 1, 100),
         size=size_of(fields.get("Size")),
+        seamless="both" if fields.get("Tiling") == "True" else None,
         model=fields.get("Model") or None,
         model_hash=fields.get("Model hash") or None,
         family=_family(source, fields),

@@ -78,7 +78,9 @@ def texts_for(
         ours["input_parameters"] = before
     return {
         **{key: text for key, text in texts.items() if key not in ("parameters", OURS)},
-        "parameters": format_infotext(_by_us(infotext) if first_pass else _with_hires(infotext, settings, hires)),
+        "parameters": format_infotext(
+            _by_us(infotext if first_pass else _with_hires(infotext, settings, hires), settings)
+        ),
         OURS: json.dumps(ours, ensure_ascii=False),
     }
 
@@ -146,11 +148,17 @@ def _with_hires(infotext: Infotext, settings: Settings, hires: SamplingPass) -> 
         "Hires negative prompt": (hires.negative_prompt, infotext.negative_prompt),
     }
     fields |= {key: used for key, (used, first) in differing.items() if used and used != first}
-    return _by_us(replace(infotext, fields=fields))
+    return replace(infotext, fields=fields)
 
 
-def _by_us(infotext: Infotext) -> Infotext:
-    return replace(infotext, fields={**infotext.fields, "Version": f"tilehires {__version__}"})
+def _by_us(infotext: Infotext, settings: Settings) -> Infotext:
+    """The infotext with what is true of the output, whoever made the first pass: whether it tiles, and our version."""
+    fields = dict(infotext.fields)
+    if settings.model.seamless == "both":
+        fields["Tiling"] = "True"
+    else:  # also where it tiles along one axis: A1111 has no word for that
+        fields.pop("Tiling", None)
+    return replace(infotext, fields={**fields, "Version": f"tilehires {__version__}"})
 
 
 def _described(finding: Finding) -> dict[str, Any]:
