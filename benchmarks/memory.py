@@ -10,7 +10,6 @@ gives the peak per latent cell and batch entry at growing canvases; the planner 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -20,7 +19,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from tilehires.batch.needs import DETECTOR_WORK, FACE_WORK
 from tilehires.diffusion.checkpoints import BUILTIN_FOLDER
 from tilehires.diffusion.family import BUILTIN, FAMILIES, Family
-from tilehires.diffusion.loading import CONFIGS
+from tilehires.diffusion.header import CONFIGS
 from tilehires.tiling.live import LiveBytes
 
 CELLS = (64, 96, 128, 192, 256)
@@ -56,7 +55,7 @@ def per_cell(config: dict[str, Any], cells: int) -> float:
 
 def config_of(family: Family) -> dict[str, Any]:
     """The family's UNet config."""
-    path = BUILTIN_FOLDER if family is BUILTIN else Path(CONFIGS) / family.name
+    path = BUILTIN_FOLDER if family is BUILTIN else CONFIGS / family.name
     return json.loads((path / "unet" / "config.json").read_text(encoding="utf-8"))
 
 

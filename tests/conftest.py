@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import os
 
+from hypothesis import settings
+
 # Before anything imports torch: it reads this once.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+# A busy machine is no defect of the code.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")

@@ -13,7 +13,6 @@ import torch
 
 from tests.batches import draw, outputs
 from tests.finders import face, finding
-from tilehires.batch import setup
 from tilehires.batch.runner import generate, run
 from tilehires.batch.summary import Summary
 from tilehires.callbacks import BeforeSampling, BeforeSecondPass, Callbacks, Hook, SamplingChange, SecondPassChange
@@ -119,9 +118,6 @@ def test_a_key_takes_part_in_the_fingerprint_and_none_turns_the_cache_off(
 
 
 def test_every_sampling_is_told_of(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        setup, "_check_grid", lambda *given: None
-    )  # a canvas of 16384 in such small tiles takes a minute
     finding(monkeypatch, face(4, 4, 24, 24))
     told: list[tuple[str, str, int]] = []
 

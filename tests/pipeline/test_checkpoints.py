@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from tilehires.diffusion import checkpoints, loading, prompts, samplers, samplin
 from tilehires.diffusion.anatomy import anatomy
 from tilehires.diffusion.bay import Bay
 from tilehires.diffusion.components import Diffusion
-from tilehires.diffusion.header import Header
+from tilehires.diffusion.header import CONFIGS, Header, base_config
 from tilehires.diffusion.noise import StockNoise
 from tilehires.diffusion.sampling import Steps
 from tilehires.diffusion.vocabulary import clip_tokenizer
@@ -291,19 +290,19 @@ def test_a_real_checkpoints_header_gives_exactly_the_real_configs(family: str) -
         unet = _made(UNet2DConditionModel, family, "unet")
         vae = _made(AutoencoderKL, family, "vae")
         encoders: list[nn.Module] = [
-            kind(CLIPTextConfig(**_packaged(family, part)))
+            kind(CLIPTextConfig(**base_config(family, part)))
             for part, kind in (("text_encoder", CLIPTextModel), ("text_encoder_2", CLIPTextModelWithProjection))
-            if (loading.CONFIGS / family / part).is_dir()
+            if (CONFIGS / family / part).is_dir()
         ]
     state = tiny.single_file_state(unet, vae, encoders)
     header = Header({name: tuple(value.shape) for name, value in state.items()}, {})
     assert header.kind == family
     found = loading.configs(header, family)
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        if not (loading.CONFIGS / family / part).is_dir():
+        if not (CONFIGS / family / part).is_dir():
             assert f"{part}/config.json" not in found
             continue
-        got, want = found[f"{part}/config.json"], _packaged(family, part)
+        got, want = found[f"{part}/config.json"], base_config(family, part)
         different = {
             key: (got.get(key), want.get(key)) for key in got.keys() | want.keys() if got.get(key) != want.get(key)
         }
@@ -322,7 +321,7 @@ def test_the_packaged_configs_are_the_real_models(family: str, billions: tuple[f
             for module in (
                 _made(UNet2DConditionModel, family, "unet"),
                 _made(AutoencoderKL, family, "vae"),
-                CLIPTextModel(CLIPTextConfig(**_packaged(family, "text_encoder"))),
+                CLIPTextModel(CLIPTextConfig(**base_config(family, "text_encoder"))),
             )
         ]
     assert [round(count / 1e9, 4) for count in counts] == list(billions)
@@ -331,14 +330,10 @@ def test_the_packaged_configs_are_the_real_models(family: str, billions: tuple[f
 def test_the_packaged_refiner_is_the_real_one() -> None:
     """2.26 billion parameters in its UNet, 0.69 in its text encoder (OpenCLIP's bigG)."""
     with torch.device("meta"):
-        encoder = CLIPTextModelWithProjection(CLIPTextConfig(**_packaged("sdxl-refiner", "text_encoder_2")))
+        encoder = CLIPTextModelWithProjection(CLIPTextConfig(**base_config("sdxl-refiner", "text_encoder_2")))
         parts = (_made(UNet2DConditionModel, "sdxl-refiner", "unet"), encoder)
     assert [round(sum(v.numel() for v in part.parameters()) / 1e9, 2) for part in parts] == [2.26, 0.69]
 
 
-def _packaged(family: str, part: str) -> dict[str, Any]:
-    return json.loads((loading.CONFIGS / family / part / "config.json").read_text())
-
-
 def _made(kind: Any, family: str, part: str) -> nn.Module:
-    return kind.from_config(_packaged(family, part))
+    return kind.from_config(base_config(family, part))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from tilehires.diffusion import checkpoints, loading, lora
 from tilehires.diffusion.anatomy import anatomy
 from tilehires.diffusion.bay import Bay
 from tilehires.diffusion.checkpoints import Checkpoint
+from tilehires.diffusion.header import base_config
 from tilehires.diffusion.lora import Lora
 from tilehires.errors import ConfigError, ImageError, MissingError
 from tilehires.memory import GIB
@@ -55,9 +56,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def _hollow(path: Path, family: str) -> Path:
-    def config(part: str) -> dict[str, Any]:
-        return json.loads((loading.CONFIGS / family / part / "config.json").read_text())
-
+    config = partial(base_config, family)
     kinds: tuple[Any, Any] = (UNet2DConditionModel, AutoencoderKL)
     with torch.device("meta"):
         unet, vae = (kind.from_config(config(part)) for kind, part in zip(kinds, ("unet", "vae"), strict=True))

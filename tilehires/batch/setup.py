@@ -20,6 +20,7 @@ from tilehires.errors import ConfigError, ImageError
 from tilehires.geometry import Box, Size
 from tilehires.stages import seamless
 from tilehires.stages.controls import found
+from tilehires.stages.cutting import tile_range
 from tilehires.stages.detail import At, DetailStage, detail_stage
 from tilehires.stages.extras import Extras, find_extras
 from tilehires.stages.looking import check_detector
@@ -148,9 +149,14 @@ def _detail_stages(config: Config, checkpoint: Checkpoint) -> list[DetailStage]:
 
 
 def _check_grid(settings: Settings, checkpoint: Checkpoint) -> None:
-    """Raise ConfigError when tile sizes and overlap contradict each other, before a large image meets them in the night."""
+    """Raise ConfigError when tile sizes and overlap contradict each other, before a large image meets them in the night.
+
+    They do on a canvas of a few tiles as on a large one, which may take thousands.
+    """
     values = tiled_pass(settings, 0)
-    step = Step("tiled.1", CANVAS, Box.of(CANVAS))
+    side = min(CANVAS.width, 1 << (4 * tile_range(settings.tiled, checkpoint.family)[1]).bit_length())
+    canvas = Size(side, side)
+    step = Step("tiled.1", canvas, Box.of(canvas))
     PassStage(step.name, pass_settings(settings, step, values, checkpoint), checkpoint).layout(checkpoint.vae_factor)
 
 

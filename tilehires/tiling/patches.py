@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -139,15 +140,19 @@ def tile_patches(easel: Easel, order: Order) -> tuple[Lines, tuple[Patch, ...]]:
     def later(place: tuple[int, int], than: tuple[int, int]) -> bool:
         return turn.get(place, -1) > turn[than]
 
+    @cache  # of thousands of tiles no more than four in a row differ
+    def row(y: int, later: tuple[bool, bool]) -> Span:
+        return _span(easel, rows, y, easel.canvas.height, later)
+
+    @cache
+    def column(x: int, later: tuple[bool, bool]) -> Span:
+        return _span(easel, columns, x, easel.canvas.width, later)
+
     patches = []
     for y, x in places:
         beside = (later((y, x - 1), (y, x)), later((y, x + 1), (y, x)))
         above = (later((y - 1, x), (y, x)), later((y + 1, x), (y, x)))
-        row, column = (
-            _span(easel, rows, y, easel.canvas.height, above),
-            _span(easel, columns, x, easel.canvas.width, beside),
-        )
-        patches.append(Patch(row, column))
+        patches.append(Patch(row(y, above), column(x, beside)))
     return Lines(tuple(columns[1:-1]), tuple(rows[1:-1])), tuple(patches)
 
 
