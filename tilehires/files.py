@@ -23,31 +23,45 @@ TEMPORARY = ".tilehires-tmp-"
 def atomic(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for writing that appears under `path` only when the block ends without an error.
 
-    Raises RunError when the disk is full or the folder can't be written: no later image would fare better.
+    Raises RunError when it can't be written: no later image would fare better.
     """
     temporary: str | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-        temporary = None
-        sync_folder(path.parent)
-    except OSError as error:
-        raise_if_hopeless(error, path)
-        raise
+        with ours(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+            with os.fdopen(handle, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+            temporary = None
+            sync_folder(path.parent)
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
+def ours(path: Path) -> Iterator[None]:
+    """Around what makes, opens or writes `path`, which is for tilehires alone: whatever the system says to that is a RunError."""
+    try:
+        yield
+    except OSError as error:
+        raise_if_hopeless(error, path)
+        if error.errno is None:  # a library's own, which names no fault of the system
+            raise
+        raise RunError(
+            f"{path} can't be written: {error.strerror}.",
+            hint="Look for a file, a folder or a link in its way, and whether the drive is still there; then the same"
+            " command: what is done is kept.",
+        ) from error
+
+
+@contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around whatever else writes `path`: a full disk or missing rights become a RunError, as in `atomic`."""
+    """Around work that may write into `path` and elsewhere: a full disk or missing rights become a RunError."""
     try:
         yield
     except OSError as error:
@@ -62,7 +76,7 @@ def raise_if_hopeless(error: OSError, path: Path) -> None:
             f"The disk is full: {path} could not be written.",
             hint="Free some space and run the same command again: what is done is kept.",
         ) from error
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG):
         raise RunError(
             f"{path.parent} can't be written: {error.strerror}.", hint="Choose another output folder with -o."
         ) from error
@@ -90,7 +104,7 @@ def append_line(path: Path, body: Any, *, durable: bool = False) -> None:
 
     A line is begun with a newline as well: one that a full disk cut off spoils itself alone, not the next.
     """
-    with writing(path), path.open("a", encoding="ascii") as stream:
+    with ours(path), path.open("a", encoding="ascii") as stream:
         stream.write("\n" + json.dumps(body) + "\n")
         if durable:
             stream.flush()

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from tests.batches import FAST, Ended, Workplace, draw, leftovers, outputs, refused
-from tilehires.errors import ExitCode
+from tilehires.config.sidecar import read_sidecar
+from tilehires.errors import ConfigError, ExitCode
 
 
 def failed(place: Workplace, ended: Ended, name: str) -> str:
@@ -246,6 +247,13 @@ def test_a_sidecar_that_is_no_text_costs_its_image_alone(place: Workplace) -> No
     draw(place.input / "b.png", seed=1)
     (place.input / "b.txt").write_bytes(b"\xff\xfe prompt")
     assert "UTF-8" in failed(place, place.run(*FAST), "b.png")
+
+
+def test_a_sidecar_that_becomes_a_pipe_or_goes_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+    for name in ("a.txt", "a.toml"):
+        with pytest.raises(ConfigError, match="no file any more"):
+            read_sidecar(tmp_path / name)
 
 
 def test_a_right_sidecar_counts_for_its_image_alone(place: Workplace) -> None:

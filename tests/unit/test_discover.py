@@ -120,3 +120,26 @@ def test_one_file_is_an_input_of_its_own(folder: Path) -> None:
     touch(folder, "a.png", "b.png")
     found = discover(folder / "a.png", folder / "out", suffix=".png")
     assert names(found) == {"a.png": "a.png"} and found.root == folder
+
+
+def test_a_sidecar_that_is_a_link_is_skipped_unless_links_are_followed(folder: Path, tmp_path: Path) -> None:
+    touch(folder, "a.png")
+    touch(tmp_path, "secret", "one.png")
+    (folder / "a.txt").symlink_to(tmp_path / "secret")
+    (tmp_path / "one.toml").symlink_to(tmp_path / "secret")
+    assert look(folder).found[0].sidecars == () and "symbolic link" in reasons(look(folder))["a.txt"]
+    assert look(folder, follow_links=True).found[0].sidecars == (folder / "a.txt",)
+    single = discover(tmp_path / "one.png", tmp_path / "out", suffix=".png")
+    assert single.found[0].sidecars == (tmp_path / "one.toml",), "whoever names one file means what is beside it"
+
+
+def test_what_is_neither_a_folder_nor_a_file(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.png")
+    with pytest.raises(RunError, match="neither a folder nor a file"):
+        look(folder / "pipe.png")
+
+
+def test_the_folder_at_work_is_named_by_its_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(RunError, match="inside the input folder /"):
+        discover(Path(), Path("out"), suffix=".png")

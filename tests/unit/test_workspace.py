@@ -41,7 +41,16 @@ def test_other_programs_may_read_what_is_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "words"), [(errno.ENOSPC, "full"), (errno.EDQUOT, "full"), (errno.EROFS, "-o"), (errno.EACCES, "-o")]
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "full"),
+        (errno.EDQUOT, "full"),
+        (errno.EROFS, "-o"),
+        (errno.EACCES, "-o"),
+        (errno.EFBIG, "-o"),
+        (errno.EIO, "drive"),
+        (errno.ESTALE, "drive"),
+    ],
 )
 def test_what_would_meet_every_image_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str
@@ -58,10 +67,10 @@ def test_what_would_meet_every_image_stops_the_run(
 
 def test_other_errors_stay_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: int) -> None:
-        raise OSError(errno.EIO, "I/O error")
+        raise OSError("encoder error -2")  # as Pillow's
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(OSError, match="I/O error"):
+    with pytest.raises(OSError, match="encoder error"):
         write_json(tmp_path / "a.json", {})
 
 

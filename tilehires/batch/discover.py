@@ -84,19 +84,23 @@ def discover(
     if not source.exists():
         raise RunError(f"There is no {source}.", hint="Name a folder of images or one image: tilehires run FOLDER.")
     if source.is_file():
-        root, walked = source.parent, [(source.name, source, "")]
+        root, walked, follow_links = source.parent, [(source.name, source, "")], True
+    elif not source.is_dir():
+        raise RunError(f"{source} is neither a folder nor a file.", hint="Name a folder of images or one image.")
     else:
         for output in outputs:
             inside = output.resolve()
             if inside == source.resolve() or source.resolve() in inside.parents:
                 raise RunError(
-                    f"The output folder {output} lies inside the input folder {source}.",
+                    f"The output folder {output} lies inside the input folder {source.resolve()}.",
                     hint="Choose a folder outside of it with -o, or the next run would upscale the outputs.",
                 )
         root, walked = source, sorted(_walk(source, source, follow_links))
     wanted = {
         name: _Wanted(
-            name, path, _beside(path, (path.with_suffix, lambda end, path=path: path.with_name(path.name + end)))
+            name,
+            path,
+            _beside(path, (path.with_suffix, lambda end, path=path: path.with_name(path.name + end)), follow_links),
         )
         for name, path, reason in walked
         if not reason and _is_image(path)
@@ -104,7 +108,7 @@ def discover(
     used = {beside for image in wanted.values() for beside in image.sidecars}
     if pictures:
         lone = [(name, path) for name, path, reason in walked if not reason and path not in used]
-        wanted |= _prompts([(name, path) for name, path in lone if _is_sidecar(path)], pictures)
+        wanted |= _prompts([(name, path) for name, path in lone if _is_sidecar(path)], pictures, follow_links)
         used |= {beside for one in wanted.values() for beside in one.sidecars}
     taken = used | {one.path for one in wanted.values()}
     skipped = [Skipped(name, reason or _why_not(path)) for name, path, reason in walked if path not in taken]
@@ -113,14 +117,17 @@ def discover(
     return Discovery(root, tuple(_named(wanted, suffix)), tuple(skipped))
 
 
-def _beside(path: Path, names: Sequence[Callable[[str], Path]]) -> tuple[Path, ...]:
-    """The sidecars of a file that exist."""
+def _beside(path: Path, names: Sequence[Callable[[str], Path]], follow_links: bool) -> tuple[Path, ...]:
+    """The sidecars of a file that exist; a link may lead to what was never meant to be a prompt."""
     found = (name(end) for end in SIDECAR_SUFFIXES for name in names)
     # Path.is_file raises on a name that is too long, as that of a 255-byte one's sidecar is.
-    return tuple(dict.fromkeys(one for one in found if os.path.isfile(one)))  # noqa: PTH113
+    files = (one for one in found if os.path.isfile(one) and (follow_links or not os.path.islink(one)))  # noqa: PTH113, PTH114
+    return tuple(dict.fromkeys(files))
 
 
-def _prompts(lone: Sequence[tuple[str, Path]], pictures: Callable[[Sequence[Path]], int]) -> dict[str, _Wanted]:
+def _prompts(
+    lone: Sequence[tuple[str, Path]], pictures: Callable[[Sequence[Path]], int], follow_links: bool
+) -> dict[str, _Wanted]:
     """Jobs from prompts and settings without an image; fox.txt and fox.toml together are one."""
     jobs: dict[str, _Wanted] = {}
     stems: set[Path] = set()
@@ -130,7 +137,7 @@ def _prompts(lone: Sequence[tuple[str, Path]], pictures: Callable[[Sequence[Path
         if stem in stems:
             continue
         stems.add(stem)
-        sidecars = tuple(dict.fromkeys((*_beside(path, (path.with_suffix,)), path)))
+        sidecars = tuple(dict.fromkeys((*_beside(path, (path.with_suffix,), follow_links), path)))
         count = pictures(sidecars)
         for number in range(count):
             shown = name if count == 1 else f"{stem.name}-{number + 1}{path.suffix}"

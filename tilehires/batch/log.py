@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from tilehires.files import writing
+from tilehires.files import ours
 from tilehires.records import Record
 
 KEPT = 50
@@ -23,7 +23,7 @@ class RunLog:
     def __init__(self, folder: Path) -> None:
         self._path = folder / f"{time.strftime('%Y%m%dT%H%M%S')}.jsonl"
         self._said: dict[str, str] = {}
-        with writing(self._path):
+        with ours(self._path):
             self._stream: TextIO = self._path.open("a", encoding="utf-8")
             for old in sorted(folder.glob("*.jsonl"))[:-KEPT]:
                 if old != self._path:  # the clock may have been set back
@@ -32,7 +32,7 @@ class RunLog:
     def event(self, what: str, /, **facts: Any) -> None:
         """Write one event: its name, the time, and plain JSON facts. Raises RunError when the disk is full."""
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": what, **facts}
-        with writing(self._path):
+        with ours(self._path):
             self._stream.write(json.dumps(line) + "\n")
             self._stream.flush()
 

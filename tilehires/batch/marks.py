@@ -49,7 +49,7 @@ def read_marks(path: Path) -> tuple[Mark, ...]:
         rows = tomllib.loads(path.read_text(encoding="utf-8")).get("mark", [])
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}.", hint="Save it from the report page.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is no file of marks: {error}.", hint="Save it from the report page.") from error
     if not isinstance(rows, list) or not rows:
         raise ConfigError(f"{path} holds no marks.", hint="Mark images on the report page, and save the marks there.")
@@ -79,7 +79,7 @@ class Marks:
                 self._kept[name] = Kept(**body)
         except FileNotFoundError:
             pass  # nobody has marked anything yet
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(
                 f"{path} can't be read ({error}): which images were redone or discarded isn't known.",
                 hint="Restore the file, or remove it to start from the settings alone.",

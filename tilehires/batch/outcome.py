@@ -17,7 +17,7 @@ from tilehires import __version__
 from tilehires.batch.setup import Setup
 from tilehires.batch.summary import Summary
 from tilehires.batch.workspace import Workspace
-from tilehires.files import atomic
+from tilehires.files import atomic, ours
 from tilehires.images import Decoder
 from tilehires.records import SCHEMA_VERSION
 from tilehires.report import write_page
@@ -55,7 +55,8 @@ def report_of(
 ) -> str:
     """Write report/report.json and its page; returns where the page is. `started`: seconds since 1970."""
     folder = workspace.report
-    folder.mkdir(parents=True, exist_ok=True)
+    with ours(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     body = {
         "version": SCHEMA_VERSION,
         "run": {

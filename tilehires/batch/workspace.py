@@ -21,6 +21,7 @@ from tilehires.batch.mirror import Mirror
 from tilehires.errors import ImageError, LockedError, RunError
 from tilehires.files import (
     append_line,
+    ours,
     raise_if_hopeless,
     read_lines,
     remove_leftovers,
@@ -80,15 +81,13 @@ class Workspace:
         self._make_folders()
         lock = FileLock(self.root / "lock", timeout=0)
         try:
-            lock.acquire()
+            with ours(self.root / "lock"):
+                lock.acquire()
         except Timeout as error:
             raise LockedError(
                 f"Another tilehires works on {self.output}.",
                 hint="Wait for it to end, or choose another output folder with -o.",
             ) from error
-        except OSError as error:
-            raise_if_hopeless(error, self.root / "lock")
-            raise
         try:
             with self.mirror.locked(note) if self.mirror else contextlib.nullcontext():
                 self._begin()
@@ -98,18 +97,21 @@ class Workspace:
 
     def _make_folders(self) -> None:
         try:
-            for folder in (self.cache, self.logs, self._records):
-                folder.mkdir(parents=True, exist_ok=True)
+            self.output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise_if_hopeless(error, self.root)
             raise RunError(
                 f"{self.output} can't be used as an output folder: {error.strerror}.", hint="Choose another with -o."
             ) from error
+        for folder in (self.cache, self.logs, self._records):
+            with ours(folder):
+                folder.mkdir(parents=True, exist_ok=True)
 
     def _begin(self) -> None:
         """What a killed run left goes; what it finished is known."""
         shutil.rmtree(self.staging, ignore_errors=True)
-        self.staging.mkdir(exist_ok=True)
+        with ours(self.staging):
+            self.staging.mkdir(exist_ok=True)
         for folder in (self.root, self.report):
             remove_leftovers(folder)
         self._join_ledgers()

@@ -143,6 +143,8 @@ def _explained(errors: Sequence[ErrorDetails], origins: Mapping[str, str]) -> Co
     message = message.replace("less than or equal to", "at most").replace("greater than or equal to", "at least")
     description = sections()[section].model_fields[key].description or ""
     given = f"{name} = {str(error['input'])[:80]} ({origins[name]})"
+    if error["type"] == "value_error":
+        return ConfigError(f"{given}: {error['msg'].removeprefix('Value error, ')}.", hint=description)
     # A choice of forms ("auto" or an amount): the description says which.
     if len(error["loc"]) > 2 or error["type"] == "string_pattern_mismatch":
         return ConfigError(f"{given} is not understood.", hint=description)

@@ -19,6 +19,8 @@ def _checked(asked: str | tuple[str, ...]) -> str | tuple[str, ...]:
         raise ValueError("on_finish takes http:// and https:// addresses only")
     if isinstance(asked, str) and is_address(asked) and not _sendable(asked):
         raise ValueError("on_finish is no address that anything can be sent to")
+    if isinstance(asked, str) and is_address(asked) and urlsplit(asked).username is not None:
+        raise ValueError("on_finish sends no name and password; use a command, such as curl's, or a token in the path")
     try:
         words = shlex.split(asked) if isinstance(asked, str) else asked
     except ValueError as error:

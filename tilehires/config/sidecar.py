@@ -12,6 +12,8 @@ from tilehires.errors import ConfigError
 
 def read_sidecar(path: Path) -> Layer:
     """The layer of one sidecar, named after its file. Raises ConfigError on unknown names and on what is no text."""
+    if not path.is_file():  # a pipe would be waited for
+        raise ConfigError(f"{path} is no file any more.", hint="Put it back, or run it again without.")
     if path.suffix.lower() == ".toml":
         return read_file(path, f"sidecar {path.name}", Rank.SIDECAR)
     return Layer(Rank.SIDECAR, f"sidecar {path.name}", {"generate": _prompts(_text(path))})

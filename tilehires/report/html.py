@@ -7,12 +7,13 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+from tilehires.files import atomic
 
 EXACT_IN_JAVASCRIPT = 2**53
 
@@ -81,12 +82,6 @@ def _content_hash(text: str) -> str:
 
 def replace(path: Path, content: bytes) -> Path:
     """Write a file at once: a browser that reloads meanwhile sees the old page or the new one."""
-    handle, temporary = tempfile.mkstemp(prefix=".tilehires-tmp-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with atomic(path) as stream:
+        stream.write(content)
     return path

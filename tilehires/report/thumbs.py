@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tilehires.errors import ImageError
+from tilehires.files import ours
 from tilehires.images import Decoder
 
 FOLDER = "report/thumbs/"
@@ -40,14 +41,15 @@ def thumbnail(picture: Path, sha256: str, folder: Path, decoder: Decoder, *, max
         preview = decoder.preview(picture, SIDE, max_pixels=max_pixels)
     except ImageError:
         return None  # an input may have failed just because it can't be decoded
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".tilehires-tmp-", dir=folder)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(preview)
-        Path(temporary).replace(target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with ours(target):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".tilehires-tmp-", dir=folder)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(preview)
+            Path(temporary).replace(target)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
     return name
 
 
