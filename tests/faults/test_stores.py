@@ -194,6 +194,14 @@ def test_a_living_run_is_left_alone_and_a_dead_ones_lock_is_taken(place: Workpla
     assert not fs.exists(f"{root}/{object_lock.NAME}")
 
 
+def test_ctrl_c_lets_go_of_the_lock(tmp_path: Path, store: str) -> None:
+    with pytest.raises(KeyboardInterrupt), Workspace(tmp_path / "half", url=store).locked():
+        with pytest.raises(LockedError, match=f"works on {store}"), Workspace(tmp_path / "half", url=store).locked():
+            pass
+        raise KeyboardInterrupt
+    assert not listed(store)
+
+
 def test_this_halfs_own_lock_is_taken_at_once(tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_lock, "PATIENCE", 1000)
     with Workspace(tmp_path / "half", url=store).locked():
@@ -219,13 +227,9 @@ def test_of_two_that_take_a_dead_lock_over_one_goes_on(store: str, monkeypatch: 
 
 
 def test_a_run_whose_lock_was_taken_stops(tmp_path: Path, store: str) -> None:
-    with Workspace(tmp_path / "half", url=store).locked() as _:
-        pass
-    workspace = Workspace(tmp_path / "half", url=store)
-    with pytest.raises(RunError, match="taken over"), workspace.locked():
+    with pytest.raises(RunError, match="taken over"), (workspace := Workspace(tmp_path / "half", url=store)).locked():
         put(f"{store}/{object_lock.NAME}", b'{"token": "another"}')
-        (workspace.staging / "a").write_bytes(b"a")
-        workspace.publish(workspace.staging / "a", "a.png")
+        published(workspace, b"pixels")
     assert not stored(store) and b"another" in listed(store)[object_lock.NAME]
 
 
@@ -258,6 +262,49 @@ def test_a_store_out_of_reach_for_a_while_ends_equal(
     assert run(machine(tmp_path / "one"), inputs, store).done == 3
     assert stored(store) == whole
     assert run(machine(tmp_path / "two"), inputs, store).cached == 3
+
+
+def published(workspace: Workspace, data: bytes) -> FileRecord:
+    (workspace.staging / "a").write_bytes(data)
+    return FileRecord("a.png", (1, 1), workspace.publish(workspace.staging / "a", "a.png"))
+
+
+def not_published(half: Path, url: str, data: bytes) -> FileRecord:
+    """The same with its record, while the store takes no files."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ConnectionError("down")
+
+    file = FileRecord("a.png", (1, 1), hashlib.sha256(data).hexdigest())
+    with (workspace := Workspace(half, url=url)).locked(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryFileSystem, "put_file", refuse)
+        with pytest.raises(RunError, match="ConnectionError: down"):
+            published(workspace, data)
+        with pytest.raises(RunError):
+            workspace.write_record(Record("a.png", file, file, "done"))
+    return file
+
+
+def test_what_a_failing_store_didnt_take_is_put_first_by_the_next_run(tmp_path: Path, store: str) -> None:
+    file = not_published(tmp_path / "half", store, b"pixels")
+    assert not stored(store)
+    for half in ("half", "another"):
+        with (workspace := Workspace(tmp_path / half, url=store)).locked():
+            assert stored(store) == {"a.png": b"pixels"} and workspace.stands(file)
+            assert (record := workspace.record("a.png")) and record.output == file
+
+
+def test_what_was_not_put_gives_way_to_what_another_machine_made_since(tmp_path: Path, store: str) -> None:
+    with (workspace := Workspace(tmp_path / "half", url=store)).locked():
+        published(workspace, b"first")
+    not_published(tmp_path / "half", store, b"older")
+    assert stored(store) == {"a.png": b"first"}
+    with (workspace := Workspace(tmp_path / "another", url=store)).locked():
+        file = published(workspace, b"newer")
+        workspace.write_record(Record("a.png", file, file, "done"))
+    with (workspace := Workspace(tmp_path / "half", url=store)).locked():
+        assert stored(store) == {"a.png": b"newer"} and workspace.stands(file)
+        assert (record := workspace.record("a.png")) and record.output == file
 
 
 def test_a_short_outage_goes_unnoticed(tmp_path: Path, inputs: Path, whole: dict[str, bytes], store: str) -> None:
@@ -365,7 +412,10 @@ def test_a_killed_run_goes_on_elsewhere_to_the_same_bytes(
 
 def test_a_secret_in_an_address_is_refused_and_not_repeated(place: Workplace) -> None:
     draw(place.input / "a.png")
-    for address in ("s3://key:SECRET@bucket/results", "az://container/results?sig=SECRET"):
+    for address in (
+        *("s3://key:SECRET@bucket/results", "s3://key:SEC/SECRET@bucket/results", "az://container/results?sig=SECRET"),
+        "sftp://me:SECRET@host:22/results",
+    ):
         ended = place.run(*FAST, output=address)  # pyright: ignore[reportArgumentType]
         assert "SECRET" not in refused(ended, ExitCode.USAGE)
 

@@ -54,7 +54,10 @@ def checked(url: str) -> str:
         netloc = urlsplit(f"{scheme}://{rest}").netloc
     except ValueError:
         netloc = ""
-    if ":" in netloc.rpartition("@")[0] or "?" in rest or "#" in rest:
+    user, _, host = netloc.rpartition("@")
+    # A key's secret may hold a slash, which cuts it in two: what follows a host is its port.
+    odd = not host.startswith("arn:") and not host.partition(":")[2].isdecimal() and ":" in host
+    if ":" in user or odd or "?" in rest or "#" in rest:
         raise ConfigError(
             f"The {scheme}:// address of the output holds a password, or what may be one.",
             hint="Write it without: keys and tokens come from the environment, or from the configuration of fsspec.",

@@ -85,7 +85,7 @@ class Workspace:
                 lock.acquire()
         except Timeout as error:
             raise LockedError(
-                f"Another tilehires works on {self.output}.",
+                f"Another tilehires works on {self.url or self.output}.",
                 hint="Wait for it to end, or choose another output folder with -o.",
             ) from error
         try:
