@@ -114,6 +114,29 @@ def test_it_is_told_of_a_run_that_could_not_go_on(place: Workplace, monkeypatch:
     assert kept(told)["exit_code"] == 130 and kept(told)["interrupted"]
 
 
+@pytest.mark.parametrize("missing", ["the images", "the upscaler"])
+def test_it_is_told_of_a_run_that_could_not_begin(place: Workplace, missing: str) -> None:
+    """A drive that isn't mounted, a model that was moved: nobody is there to read the error."""
+    told, words = place.root / "told.json", QUICK
+    if missing == "the upscaler":
+        draw(place.input / "a.png")
+        words = (*QUICK, "--set", "hires.upscaler=gone.safetensors")
+    ended = place.run(*words, *telling(sys.executable, "-c", KEEP, told))
+    body = kept(told)
+    assert ended.code == body["exit_code"] != ExitCode.OK and body["error"]["message"] in ended.err
+    assert body["summary"] is None
+
+
+def test_a_run_that_is_killed_leaves_no_earlier_ones_summary(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(place.input / "a.png")
+    summary = place.output / "report" / "summary.json"
+    assert place.run(*QUICK).code == ExitCode.OK and kept(summary)["exit_code"] == 0
+    seen: list[bool] = []
+    monkeypatch.setattr(runner, "report_of", lambda *_, **__: seen.append(summary.exists()))
+    place.run(*QUICK)
+    assert seen == [False], "killed here, last night's summary would say that all went well"
+
+
 @dataclass
 class Site:
     """A web server on this machine: what it got, and what it answers."""

@@ -162,3 +162,20 @@ def test_a_file_that_breaks_ahead_fails_at_its_own_turn(tmp_path: Path) -> None:
             ahead.read(bad)
         ahead.then(tmp_path / "gone.png")
         ahead.read(good)
+
+
+def test_ctrl_c_while_the_last_image_is_waited_for_keeps_it(
+    place: Workplace, quick: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(place.input / "a.png")
+    real, pressed = Behind.result, []
+
+    def result(behind: Behind) -> Any:
+        if not pressed:
+            pressed.append(True)
+            raise KeyboardInterrupt
+        return real(behind)
+
+    monkeypatch.setattr(Behind, "result", result)
+    summary = run(quick, place.input, place.output)
+    assert summary.interrupted and [record.status for record in summary.records] == ["done"] and not summary.left

@@ -55,3 +55,16 @@ def test_lines_say_notes_and_with_verbose_each_image(capsys: pytest.CaptureFixtu
         lines.begin_batch(1)  # more came into a folder that is watched
         lines.end_image("c.png", "done")
         assert capsys.readouterr().err == expected
+
+
+def test_a_name_can_forge_no_line_and_steer_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a.png\n[1/1] b.png: done\x1b[2J\u202egnp.\u00e9 \u3000"
+    for progress in (Lines(verbose=True), Bars(verbose=True)):
+        progress.begin_batch(1)
+        progress.begin_image(name)
+        progress.note(name)
+        progress.end_image(name, "failed")
+        progress.end_batch()
+        said = capsys.readouterr().err
+        assert "a.png\\n[1/1] b.png: done\\x1b[2J\\u202egnp.\u00e9 \u3000: failed" in said
+        assert "\n[1/1] b.png" not in said and "\u202e" not in said and "\x1b[2J" not in said

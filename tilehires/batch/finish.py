@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,7 +25,7 @@ from tilehires.batch.workspace import Workspace
 from tilehires.config.on_finish import is_address
 from tilehires.config.settings import RunSettings
 from tilehires.errors import ExitCode, RunError
-from tilehires.files import write_json
+from tilehires.files import ours, write_json
 
 VERSION = 1
 NAME = "summary.json"
@@ -34,7 +35,7 @@ class Finish:
     """The end of the run that works there. With neither `summary` nor `error` it stands for one that a bug ended."""
 
     def __init__(self, settings: RunSettings, workspace: Workspace, note: Callable[[str], None]) -> None:
-        self._settings, self._workspace, self._note = settings, workspace, note
+        self._settings, self.workspace, self._note = settings, workspace, note
         self._started = time.time()
         self.summary: Summary | None = None
         self.error: RunError | None = None
@@ -61,14 +62,23 @@ class Finish:
                 if self.error or self.summary is None:
                     self._note(said)
 
+    def begin(self) -> None:
+        """Remove what an earlier run said: where this one is killed, nothing says that it ended well."""
+        with ours(self._path):
+            self._path.unlink(missing_ok=True)
+
     def write(self) -> None:
         """Write the summary file. Raises RunError when the disk is full."""
-        with self._workspace.reporting(()):
-            write_json(self._workspace.report / NAME, self.body())
+        with self.workspace.reporting(()):
+            write_json(self._path, self.body())
+
+    @property
+    def _path(self) -> Path:
+        return self.workspace.report / NAME
 
     def body(self) -> dict[str, Any]:
         """What is told, as JSON (docs/running-overnight.md)."""
-        summary, error, workspace = self.summary, self.error, self._workspace
+        summary, error, workspace = self.summary, self.error, self.workspace
         said = [error.message] if error else []
         said += summary.lines()[:1] if summary else []
         code = error.exit_code if error else summary.exit_code if summary else ExitCode.BUG

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from tilehires.batch.address import Place, place_of
+from tilehires.batch.address import place_of
 from tilehires.batch.behind import Behind, Waiting
 from tilehires.batch.copies import keep_copy
 from tilehires.batch.determinism import deterministic_algorithms
@@ -70,15 +70,19 @@ def run(
     options = (options or RunOptions()).with_callbacks(callbacks)
     options.check_watch(source)
     place = place_of(output, settings.local_folder)
-    setup = options.cluster.set_up(config) if options.cluster else set_up(config)
+    finish = Finish(settings, Workspace(place.folder, url=place.url), progress.note)
+    with finish.told():
+        setup = options.cluster.set_up(config) if options.cluster else set_up(config)
 
-    def look() -> Discovery:
-        return discovered(source, place, setup.config)
+        def look() -> Discovery:
+            return discovered(source, place, setup.config)
 
-    if not options.watch:
-        return _all(setup, look(), place, options, progress)
-    watch = Watch(source, look, settings.watch_settle, progress.note)
-    return _all(setup, Discovery(source, (), ()), place, options, progress, watch)
+        if options.watch:
+            watch = Watch(source, look, settings.watch_settle, progress.note)
+            summary = _all(setup, Discovery(source, (), ()), finish, options, progress, watch)
+        else:
+            summary = _all(setup, look(), finish, options, progress)
+    return replace(summary, warnings=finish.warnings)
 
 
 def generate(
@@ -97,33 +101,34 @@ def generate(
     """
     config = config.with_layer({"run": {"generate": True}}, "generate")
     options = (options or RunOptions()).with_callbacks(callbacks)
-    place = place_of(output, config.settings.run.local_folder)
-    setup = options.cluster.set_up(config) if options.cluster else set_up(config)
-    found = jobs_of(prompts, setup.config, suffix_of(config.settings.run.format), root or Path.cwd())
-    return _all(setup, found, place, options, progress or SilentBatch())
+    settings, progress = config.settings.run, progress or SilentBatch()
+    place = place_of(output, settings.local_folder)
+    finish = Finish(settings, Workspace(place.folder, url=place.url), progress.note)
+    with finish.told():
+        setup = options.cluster.set_up(config) if options.cluster else set_up(config)
+        found = jobs_of(prompts, setup.config, suffix_of(settings.format), root or Path.cwd())
+        summary = _all(setup, found, finish, options, progress)
+    return replace(summary, warnings=finish.warnings)
 
 
 def _all(
     setup: Setup,
     found: Discovery,
-    place: Place,
+    finish: Finish,
     options: RunOptions,
     progress: BatchProgress,
     watch: Watch | None = None,
 ) -> Summary:
-    marks = read_marks(options.redo) if options.redo else ()
-    workspace = Workspace(place.folder, url=place.url)
-    finish = Finish(setup.config.settings.run, workspace, progress.note)
+    marks, workspace = read_marks(options.redo) if options.redo else (), finish.workspace
     with (
-        finish.told(),
         writing(workspace.report),
         workspace.locked(progress.note),
         deterministic_algorithms(setup.config.settings.run.deterministic),
         contextlib.closing(RunLog(workspace.logs)) as log,
         Ahead(decoder_of(setup.config)) as decoder,
     ):
-        summary = _Run(setup, found, workspace, options, progress, log, marks, decoder, watch, finish).all()
-    return replace(summary, warnings=finish.warnings)
+        finish.begin()
+        return _Run(setup, found, workspace, options, progress, log, marks, decoder, watch, finish).all()
 
 
 class _Run:
@@ -163,7 +168,7 @@ class _Run:
             setup, self.context.environment, workspace, options.callbacks.identity(self.context.run)
         )
         self.reported, self.report_took, self.unreported = time.monotonic(), 0.0, False
-        self.limit = self.config.settings.run.limit or None
+        self.limit, self.behind = self.config.settings.run.limit or None, Behind()
 
     def all(self) -> Summary:
         """Every image in turn, then the report."""
@@ -177,6 +182,8 @@ class _Run:
                 self._batch(todo)
         except (KeyboardInterrupt, Interrupted):
             interrupted = True
+            with contextlib.suppress(Interrupted):
+                self._settle()  # the last image's, where that was being waited for
         except RunError as error:
             self.finish.error = error
             # Why the run stopped says more than that, for the same reason, its report can't be written.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tilehires.cli.streams import one_line
 from tilehires.progress import BatchProgress, SilentBatch
 
 if TYPE_CHECKING:
@@ -41,12 +42,12 @@ class Lines(SilentBatch):
         self._images, self._number = images, 0
 
     def note(self, message: str) -> None:
-        click.echo(message, err=True)
+        click.echo(one_line(message), err=True)
 
     def end_image(self, name: str, status: str) -> None:
         self._number += 1
         if self._verbose:
-            click.echo(f"[{self._number}/{self._images}] {name}: {status}", err=True)
+            self.note(f"[{self._number}/{self._images}] {name}: {status}")
 
 
 class Bars:
@@ -62,7 +63,7 @@ class Bars:
 
     def begin_image(self, name: str) -> None:
         if self._batch is not None:
-            self._batch.set_description_str(name[-40:])
+            self._batch.set_description_str(one_line(name)[-40:])
 
     def begin(self, what: str, total: int) -> None:
         self._end_work()
@@ -76,7 +77,7 @@ class Bars:
     def note(self, message: str) -> None:
         from tqdm import tqdm
 
-        tqdm.write(message, file=sys.stderr)
+        tqdm.write(one_line(message), file=sys.stderr)
 
     def end_image(self, name: str, status: str) -> None:
         self._end_work()

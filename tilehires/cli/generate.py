@@ -9,6 +9,7 @@ import click
 from tilehires.cli.options import cluster_of, cluster_options, config_of, count_options, given, setting_options
 from tilehires.cli.places import OUTPUT
 from tilehires.cli.stopping import Stop
+from tilehires.cli.streams import one_line
 
 
 @cluster_options
@@ -65,5 +66,5 @@ def generate(
         summary = runner.generate(config, prompts, output, root=file, options=options, progress=progress)
     if summary.exit_code or summary.warnings or not quiet:
         for line in summary.lines():
-            click.echo(line, err=quiet)
+            click.echo(one_line(line), err=quiet)
     return summary.exit_code

@@ -10,6 +10,7 @@ import click
 from tilehires.cli.options import cluster_of, cluster_options, config_of, prompt_options, setting_options
 from tilehires.cli.places import OUTPUT, Folder
 from tilehires.cli.stopping import Stop
+from tilehires.cli.streams import one_line
 
 SOURCE = click.argument("input", metavar="[INPUT]", default="input", type=Folder())
 
@@ -93,7 +94,7 @@ def run(
         summary = runner.run(config, input, output, options=options, progress=progress)
     if summary.exit_code or summary.warnings or not quiet:
         for line in summary.lines():
-            click.echo(line, err=quiet)
+            click.echo(one_line(line), err=quiet)
     return summary.exit_code
 
 

@@ -9,6 +9,17 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+_WRITTEN_OUT = {
+    code: ascii(chr(code))[1:-1]
+    for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+"""Control characters, line ends, and what turns the direction of writing."""
+
+
+def one_line(text: str) -> str:
+    """The text with line ends and control characters written out: a file name may hold them, and forge a line of the log."""
+    return text.translate(_WRITTEN_OUT)
+
 
 class Lasting(io.FileIO):
     """A file descriptor to write to. Once nothing can be written (a pipe that was closed, a terminal that has gone, a full

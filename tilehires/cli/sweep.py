@@ -9,6 +9,7 @@ import click
 from tilehires.cli.options import config_of, setting_options
 from tilehires.cli.places import LOCAL_OUTPUT, Folder
 from tilehires.cli.stopping import Stop
+from tilehires.cli.streams import one_line
 
 
 @setting_options
@@ -46,5 +47,5 @@ def sweep(ctx: click.Context, image: Path, output: Path, vary: tuple[str, ...], 
     summary = swept.summary
     if summary.exit_code or not quiet:
         for line in [*summary.lines(), f"Contact sheet: {swept.sheet}", f"Page: {swept.page}"]:
-            click.echo(line, err=quiet)
+            click.echo(one_line(line), err=quiet)
     return summary.exit_code

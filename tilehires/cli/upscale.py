@@ -9,6 +9,7 @@ import click
 
 from tilehires.cli.places import OUTPUT, Folder
 from tilehires.cli.stopping import Stop
+from tilehires.cli.streams import one_line
 from tilehires.errors import ConfigError
 
 
@@ -72,7 +73,7 @@ def upscale(input: Path, output: Path | str, quiet: bool, verbose: bool, **given
         summary = enlarge.enlarge(options, input, output, progress=progress)
     if summary.exit_code or not quiet:
         for line in summary.lines():
-            click.echo(line, err=quiet)
+            click.echo(one_line(line), err=quiet)
     return summary.exit_code
 
 
