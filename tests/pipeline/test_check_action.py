@@ -74,6 +74,15 @@ def test_a_flagged_image_is_made_once_more_and_the_better_is_kept(
     assert place.run(*PLAIN).code == 0 and output(place) != made and not place.images()["sub/a.png"]["attempts"]
 
 
+def test_an_attempt_says_of_a_detail_pass_only_what_it_changed(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, 5.0, 3.0)
+    assert place.run(*RETRY, "--detail", "face").code == 0
+    _, second = place.images()["sub/a.png"]["attempts"]
+    assert second["changes"] == {"hires.denoise": 0.35, "tiled.overlap": 96, "detail.passes[0].denoise": 0.28}
+
+
 def test_the_first_is_kept_unless_the_second_is_better_and_what_was_accepted_is_never_made_once_more(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

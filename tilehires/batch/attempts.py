@@ -87,12 +87,14 @@ def why(kept: tuple[bool, float], other: tuple[bool, float], *, scored: bool) ->
 
 def tried(job: Job, first: Job, findings: Sequence[Finding], score: float | None, key: str) -> dict[str, Any]:
     """An attempt as the record keeps it. `key`: its last stage's fingerprint."""
-    before, after = (one.config.settings.model_dump(mode="json") for one in (first, job))
-    changes = {
-        f"{section}.{name}": value
-        for section, values in after.items()
-        for name, value in values.items()
-        if value != before[section][name]
-    }
+    before, after = (_flat(one.config.settings.model_dump(mode="json")) for one in (first, job))
+    changes = {name: value for name, value in after.items() if value != before[name]}
     flags = sorted({finding.check for finding in findings if finding.flags})
     return {"changes": changes, "score": score, "flags": flags, "fingerprint": key}
+
+
+def _flat(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """By "section.key"; of detail passes each setting of its own: "detail.passes[0].denoise"."""
+    flat = {f"{section}.{name}": value for section, values in settings.items() for name, value in values.items()}
+    passes = flat.pop("detail.passes")
+    return flat | {f"detail.passes[{i}].{name}": value for i, one in enumerate(passes) for name, value in one.items()}
