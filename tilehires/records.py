@@ -68,7 +68,7 @@ class Record:
     attempts: tuple[Mapping[str, Any], ...] = ()
     """Of an image that was tried again: both attempts, the settings the second changed, their scores, and which is kept."""
     review: str = ""
-    """"accepted" when a reviewer found the output good, whatever the checks say."""
+    """"accepted" when a reviewer found the output good, whatever the checks say; "discarded" when it was set aside."""
 
     @property
     def flagged(self) -> bool:

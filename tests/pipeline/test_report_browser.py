@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.browser import PATIENCE, Browser, needs_chromium
-from tilehires.batch.marks import read_marks
+from tilehires.batch.marks import Mark, read_marks
 from tilehires.report import write_page
 
 pytestmark = needs_chromium
@@ -288,6 +288,39 @@ def test_a_missing_picture_is_said_and_the_other_stays(browser: Browser, tmp_pat
     browser.until("!document.getElementById('stage-note').hidden")
     assert "input isn't there" in browser.evaluate("document.getElementById('stage-note').textContent")
     assert browser.evaluate("document.getElementById('after-layer').hidden") is False
+    (tmp_path / "output" / "wrong.png").unlink()
+    browser.open(page, "#image/wrong.png")
+    browser.until("document.getElementById('after-layer').hidden && document.getElementById('before').naturalWidth > 0")
+    rect = "document.querySelector('#overlay .finding').getBoundingClientRect()"
+    place = f"[{rect}.left, {rect}.top].map((v, i) => v - document.getElementById('before').getBoundingClientRect()['xy'[i]])"
+    scale = browser.evaluate("document.getElementById('before').getBoundingClientRect().width / 600")
+    assert browser.evaluate(place) == pytest.approx([10 * scale] * 2, abs=1.5), "the box has left its place"
+
+
+def test_a_reviewers_word_stands_on_the_page_and_a_discarded_image_can_be_marked_again(
+    browser: Browser, tmp_path: Path
+) -> None:
+    image = {
+        "id": "a.png",
+        "input": {"path": "a.png", "size": [8, 8], "sha256": "i"},
+        "output": {"path": "review/discarded/a.png", "size": [16, 16], "sha256": "o"},
+        "status": "skipped",
+        "review": "discarded",
+        "notes": ["Discarded in review."],
+    }
+    accepted = {**image, "id": "b.png", "status": "done", "review": "accepted", "findings": [finding("warning", None)]}
+    run = {"input_folder": "../../input", "output_folder": ".."}
+    page = write_page({"version": 1, "run": run, "summary": {}, "images": [image, accepted]}, tmp_path / "output")
+    browser.open(page, "#image/b.png")
+    badge = "[c.title, c.querySelector('.badge').textContent]"
+    badges = f"Object.fromEntries([...document.querySelectorAll('.card')].map((c) => {badge}))"
+    assert browser.evaluate(badges) == {"a.png": "Discarded", "b.png": "Accepted"}
+    assert "Accepted in review" in browser.evaluate("document.getElementById('panel').textContent")
+    browser.open(page, "#image/a.png")
+    browser.key("r")
+    saved = tmp_path / "marks.toml"
+    saved.write_text(browser.evaluate("marks.toml()"))
+    assert read_marks(saved) == (Mark("a.png", "redo", "o"),)
 
 
 def test_only_files_are_asked_for(browser: Browser, page: Path) -> None:

@@ -155,7 +155,7 @@ def _recorded(output: Path) -> Iterator[Pair | Inspected]:
     report = load(output)
     inputs = output / "report" / str(report.get("run", {}).get("input_folder", ""))
     for image in report["images"]:
-        if not image.get("output"):
+        if not image.get("output") or image["status"] != "done":
             continue
         path, source, first_pass = output / image["output"]["path"], image.get("input"), image.get("before")
         if source or first_pass:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import unquote_to_bytes
 
-from tilehires.batch.workspace import Workspace
+from tilehires.batch.workspace import DISCARDED, Workspace
 from tilehires.config import Config
 from tilehires.config.layers import Rank
 from tilehires.errors import ConfigError
@@ -131,12 +131,16 @@ class Marks:
     def discarded(self) -> frozenset[str]:
         return frozenset(name for name, kept in self._kept.items() if kept.verdict == "discard")
 
-    def left(self, image: str) -> Record | None:
-        """The record of an image that was discarded: it is left alone."""
+    def left(self, image: str, workspace: Workspace) -> Record | None:
+        """The record of an image that was discarded: it is left alone, and its output shown from where it lies."""
         if image not in self.discarded:
             return None
         note = "Discarded in review. Its output is in review/discarded; mark it redo to have it made again."
-        return empty_record(image, "skipped", notes=(note,))
+        known = workspace.record(image)
+        if known is None or known.output is None:
+            return empty_record(image, "skipped", notes=(note,))
+        output = replace(known.output, path=f"{DISCARDED}/{known.output.path}")
+        return replace(known, output=output, status="skipped", notes=(note,), review="discarded")
 
     def config(self, image: str, config: Config) -> Config:
         """The run's settings with what belongs to that image since it was redone, below the command line's."""

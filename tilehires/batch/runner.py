@@ -281,7 +281,7 @@ class _Run:
 
     def _standing(self, image: Found) -> Record | None:
         """The record of an image that this run leaves alone."""
-        if left := self.marks.left(image.id):
+        if left := self.marks.left(image.id, self.workspace):
             return left
         if self.options.redo is None or image.id in self.marks.due:
             return None

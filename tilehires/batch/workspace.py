@@ -44,6 +44,9 @@ def _silent(_: str) -> None:
     return None
 
 
+DISCARDED = "review/discarded"
+
+
 class Workspace:
     """Everything tilehires keeps beside the outputs of one output folder."""
 
@@ -245,11 +248,11 @@ class Workspace:
             yield there
 
     def set_aside(self, name: str) -> None:
-        """Move a discarded output to review/discarded/, where nothing is made or replaced by a run."""
+        """Move a discarded output to DISCARDED, where nothing is made or replaced by a run."""
         if self.mirror:
-            self.mirror.set_aside(name, f"review/discarded/{name}")
+            self.mirror.set_aside(name, f"{DISCARDED}/{name}")
             return
-        final, aside = self.output / name, self.output / "review" / "discarded" / name
+        final, aside = self.output / name, self.output / DISCARDED / name
         if final.is_file():
             self.check_ours(name)
             with writing(aside):

@@ -37,6 +37,7 @@ const ORDERS = {
 
 function badge(image) {
   if (image.status === "failed") return el("span", { class: "badge error" }, "Failed");
+  if (image.review) return el("span", { class: "badge" }, image.review === "accepted" ? "Accepted" : "Discarded");
   if (image.status === "skipped") return el("span", { class: "badge" }, "Skipped");
   if (!image.flagged || !image.findings.some(flagging)) return null;
   const flags = worstFirst(image.findings.filter(flagging));
@@ -73,7 +74,7 @@ function words(image) {
   const error = image.error ? [image.error.type, image.error.message] : [];
   const checks = image.findings.filter(flagging).flatMap((finding) => [finding.check, finding.message]);
   const kinds = image.regions.map((region) => region.kind);
-  return [image.id, image.status, image.flagged ? "flagged" : "", ...error, ...checks, ...kinds, ...prompts].join("\n").toLowerCase();
+  return [image.id, image.status, image.flagged ? "flagged" : "", image.review, ...error, ...checks, ...kinds, ...prompts].join("\n").toLowerCase();
 }
 
 const entries = DATA.images.map((image) => ({ image, card: card(image), text: null }));

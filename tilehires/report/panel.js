@@ -71,7 +71,8 @@ function findingsSection(image, viewer) {
   const boxed = flags.filter((finding) => finding.box);
   const items = worstFirst(flags).map((finding) => findingItem(finding, boxed.indexOf(finding), image, viewer));
   const list = flags.length ? el("ul", { class: "findings" }, ...items) : el("p", { class: "muted" }, "The checks found nothing.");
-  return section("Findings", flags.length || null, scoreLine(image), list, measuredList(image.findings.filter((finding) => !flagging(finding))));
+  const accepted = image.review === "accepted" ? el("p", {}, "Accepted in review: not flagged, whatever the checks say.") : null;
+  return section("Findings", flags.length || null, accepted, scoreLine(image), list, measuredList(image.findings.filter((finding) => !flagging(finding))));
 }
 
 function scoreLine(image) {

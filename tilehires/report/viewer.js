@@ -8,6 +8,7 @@ function createViewer(stage) {
   const tags = { before: find("before-tag"), after: find("after-tag") };
   const MOST = 16; // 1600 %
   let size = [1, 1]; // of the output, in its pixels
+  let leader = "after"; // whose size counts: the input's where nothing was made, never that of an output that is gone
   let zoom = 1; // CSS pixels per image pixel
   let x = 0, y = 0; // of the image's corner in the stage
   let fitted = true;
@@ -123,6 +124,7 @@ function createViewer(stage) {
     const known = (image.output || image.input || {}).size;
     size = known && known[0] > 0 && known[1] > 0 ? known : [1, 1];
     [fitted, peek, x, y] = [true, false, 0, 0];
+    leader = image.after === null ? "before" : "after";
     say(image.before || image.after ? "" : "There is no picture to show.");
     load(after, "after", image.after);
     load(before, "before", image.before);
@@ -134,8 +136,7 @@ function createViewer(stage) {
 
   for (const [kind, picture] of Object.entries({ after, before })) {
     picture.addEventListener("load", () => {
-      const leads = kind === "after" || !shown.after;
-      if (leads && (picture.naturalWidth !== size[0] || picture.naturalHeight !== size[1])) {
+      if (kind === leader && (picture.naturalWidth !== size[0] || picture.naturalHeight !== size[1])) {
         size = [picture.naturalWidth, picture.naturalHeight];
         ondraw();
       }
