@@ -70,6 +70,21 @@ def test_a_black_block_is_found_in_its_place() -> None:
     assert found.severity == "error" and found.value == 3 and found.box == Box(128, 64, 192, 192)
 
 
+def test_black_blocks_far_apart_are_each_found_in_their_place() -> None:
+    before = textured(320, 320)
+    after = enlarged(before)
+    after[0:64, 0:64], after[512:640, 512:576] = 0, 0
+    corner, other = black(after, before)
+    assert (corner.box, corner.value) == (Box(0, 0, 64, 64), 1)
+    assert (other.box, other.value) == (Box(512, 512, 576, 640), 3)
+    after[:] = enlarged(before)
+    for y in range(0, 640, 128):
+        for x in range(0, 640, 128):
+            after[y : y + 64, x : x + 64] = 0
+    (whole,) = black(after, before)
+    assert (whole.box, whole.value) == (Box(0, 0, 576, 576), 25), "25 places are one"
+
+
 def test_a_flat_block_is_found_and_a_flat_input_is_none() -> None:
     before = textured(128, 128)
     after = enlarged(before)

@@ -8,17 +8,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 
 from tilehires.checks.finding import Finding
 from tilehires.geometry import Box
 
 BLOCK = 64
+MOST = 12  # findings: a picture that is black in more places than that is black as a whole
 LUMA = np.array([0.299, 0.587, 0.114], np.float32) * 255  # Rec. 601, as 8-bit levels
 
 
 def black(output: np.ndarray, input: np.ndarray, tiles: Sequence[Box] | None = None) -> list[Finding]:
-    """One finding for the box around all black or flat blocks. `value`: how many blocks there are."""
+    """A finding for each place with black or flat blocks, its box around them. `value`: how many blocks there are.
+
+    Where they are in more than MOST places, one finding for all.
+    """
+    bad = _lost_blocks(output, input)
+    if not bad:
+        return []
+    groups = _together(bad)
+    return [_finding(group) for group in (groups if len(groups) <= MOST else [bad])]
+
+
+def _finding(blocks: Sequence[Box]) -> Finding:
+    message = f"{len(blocks)} blocks of {BLOCK} px are black or flat where the input is not."
+    return Finding("black", "error", len(blocks), 0, Box.around(*blocks), message)
+
+
+def _together(blocks: Sequence[Box]) -> list[list[Box]]:
+    """The blocks by places: those that touch or overlap, also by way of others, are in one."""
+    step = BLOCK // 2
+    rows, columns = np.array([(block.y0 // step, block.x0 // step) for block in blocks]).T
+    grid = np.zeros((rows.max() + 2, columns.max() + 2), np.uint8)
+    for down, across in ((0, 0), (0, 1), (1, 0), (1, 1)):  # a block is two steps wide
+        grid[rows + down, columns + across] = 1
+    _, labels = cv2.connectedComponents(grid, connectivity=8)
+    groups: dict[int, list[Box]] = {}
+    for block, label in zip(blocks, labels[rows, columns], strict=True):
+        groups.setdefault(int(label), []).append(block)
+    return list(groups.values())
+
+
+def _lost_blocks(output: np.ndarray, input: np.ndarray) -> list[Box]:
     ratio_y, ratio_x = input.shape[0] / output.shape[0], input.shape[1] / output.shape[1]
     bad: list[Box] = []
     for y in _starts(output.shape[0]):
@@ -30,10 +62,7 @@ def black(output: np.ndarray, input: np.ndarray, tiles: Sequence[Box] | None = N
             ]
             if lost(output[box.slices] @ LUMA, before @ LUMA):
                 bad.append(box)
-    if not bad:
-        return []
-    message = f"{len(bad)} blocks of {BLOCK} px are black or flat where the input is not."
-    return [Finding("black", "error", len(bad), 0, Box.around(*bad), message)]
+    return bad
 
 
 def _starts(length: int) -> range:
