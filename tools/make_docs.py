@@ -129,6 +129,8 @@ Every error has two parts, on the terminal and in the report: what is wrong (`er
 - **Memory runs out.** The run does less at once by itself, and takes smaller tiles at last, which is flagged. With
   `--vram 8GB` it plans for less from the start.
 - **Another run works on this folder (6).** Wait, or take another output folder. The lock of a killed run doesn't stay.
+- **An object store can't be reached (2).** The same command once it can: what was made lies on this machine and is put first.
+  A lock that a killed run left in a store is taken over after half a minute.
 - **"unexpected …", "This is a bug" (1, or an image that failed).** Once more with `-v`; please report the traceback.
 - **A result is wrong and comes again.** `--force hires` does a stage and all after it anew. Damaged caches and records are
   found, and made again by themselves.

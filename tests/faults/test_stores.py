@@ -441,13 +441,20 @@ def test_a_driver_that_isnt_there_and_a_kind_that_isnt_one(place: Workplace, mon
 def test_commands_that_need_a_folder_say_so(place: Workplace, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     draw(place.input / "a.png", 12, 8)
     monkeypatch.setenv("XDG_CACHE_HOME", str(place.root / "cache"))
-    for words in (("report", store), ("check", store), ("clean", store), ("calibrate", store), ("run", store)):
+    for words in (
+        ("report", store),
+        ("check", store),
+        ("calibrate", store),
+        ("sweep", "a.png", "-o", store),
+        ("run", store),
+    ):
         ended = place.command(*words)
         assert ended.code == ExitCode.USAGE and "an object store can't stand here" in ended.err
     ended = place.command("plan", place.input, "-o", store, *FAST)
     assert ended.code == ExitCode.OK and "a.png -> a.png" in ended.out
     assert place.command("upscale", place.input, "-o", store, "--upscaler", "Lanczos").code == ExitCode.OK
     assert list(stored(store)) == ["a.png"]
+    assert place.command("clean", store).out.startswith("Removed 0 files")
     ended = place.run(*FAST, output=f"file://{place.input}/out")  # pyright: ignore[reportArgumentType]
     assert "lies inside the input folder" in refused(ended, ExitCode.USAGE)
 

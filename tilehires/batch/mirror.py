@@ -176,12 +176,12 @@ class Mirror:
         return self._opened
 
     def _half(self) -> str:
-        """This half's id."""
+        """This half's id, kept beside the store's address, by which people know the folder."""
         path = self._folder / OURS / "half.json"
         try:
-            return str(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            write_json(path, made := uuid4().hex)
+            return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+        except (OSError, ValueError, KeyError, TypeError):
+            write_json(path, {"id": (made := uuid4().hex), "of": self._url})
             return made
 
     def _begin(self) -> None:

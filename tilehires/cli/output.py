@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tilehires.cli.places import Folder
+from tilehires.cli.places import Folder, FolderOrStore
 
 FOLDER = click.argument("output", default="output", type=Folder(file_okay=False))
 
@@ -28,16 +28,18 @@ def report(output: Path) -> None:
 
 
 @click.command()
-@FOLDER
-def clean(output: Path) -> None:
+@click.argument("output", default="output", type=FolderOrStore())
+def clean(output: Path | str) -> None:
     """Empty the cache of OUTPUT (default: ./output). Images, records and reports stay.
 
-    The next run then redoes the stages of what isn't finished; finished images stay finished.
+    The next run then redoes the stages of what isn't finished; finished images stay finished. Of an object store it is this
+    machine's cache.
     """
+    from tilehires.batch.address import place_of
     from tilehires.batch.workspace import Workspace
     from tilehires.errors import RunError
 
-    workspace = Workspace(output)
+    workspace = Workspace(place_of(output).folder)
     if not workspace.root.is_dir():
         raise RunError(f"{output} is no output folder of tilehires.", hint="Name the folder that `run` wrote to.")
     with workspace.locked():
