@@ -126,7 +126,7 @@ def test_ten_thousand_images_stay_small(place: Workplace, config: Config, monkey
 
     monkeypatch.setattr(maker, "prepare", lambda image, *_: Kept(image))
     monkeypatch.setattr(maker, "space_of", lambda job: None)
-    monkeypatch.setattr(maker.Maker, "_context_of", lambda self, job: self.context)
+    monkeypatch.setattr(maker.Maker, "context_for", lambda self, job: self.context)
     monkeypatch.setattr(maker, "begin", lambda job, *_, **__: process(job.image))
     monkeypatch.setattr(runner, "report_of", lambda *_, **__: "")
     monkeypatch.setattr("tilehires.files.os.fsync", lambda handle: None)

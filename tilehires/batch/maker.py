@@ -69,7 +69,7 @@ class Maker:
             return Made(record, {str(path): workspace.hashes.sha256(path) for path in files})
 
         with self._told_the_need(job):
-            record = begin(job, self._context_of(job), second=self._second(job), accepted=task.accepted)
+            record = begin(job, self.context_for(job), second=self._second(job), accepted=task.accepted)
         if isinstance(record, Record):
             return made(record)
 
@@ -87,7 +87,7 @@ class Maker:
     def advance(self, job: Job, stages: int) -> None:
         """Do the first so many stages of an image, for the cache. Raises TilehiresError."""
         with self._told_the_need(job):
-            advance(job, self._context_of(job), stages)
+            advance(job, self.context_for(job), stages)
 
     @contextlib.contextmanager
     def _told_the_need(self, job: Job) -> Iterator[None]:
@@ -104,9 +104,10 @@ class Maker:
         if self._setup.config.settings.check.action != "retry":
             return None
         again = milder(job, self._setup.checkpoint)
-        return again, self._context_of(again)
+        return again, self.context_for(again)
 
-    def _context_of(self, job: Job) -> Context:
+    def context_for(self, job: Job) -> Context:
+        """What that image's stages need: the common tools with its own plan. Raises ImageError where none fits the budget."""
         plan = self._setup.plan_for(job)
         environment = {**self.context.environment, "tile_batch": plan.tile_batch, "region_batch": plan.region_batch}
         return replace(
@@ -123,14 +124,21 @@ def context_of(
     force: frozenset[str] = frozenset(),
     ask: Callable[[], None] = lambda: None,
     callbacks: Callbacks = NO_CALLBACKS,
+    before: Context | None = None,
 ) -> Context:
-    """What all images of a run share in one process. `force`: stages to redo; `ask`: called before each stage."""
+    """What all images of a run share in one process. `force`: stages to redo; `ask`: called before each stage.
+
+    `before`: that of another setup in the same workspace, whose cache and, where they still fit, loaded models it takes over.
+    """
     scratch = Scratch(workspace.staging)
     limit = parse_bytes(setup.config.settings.run.cache_limit, what="run.cache_limit")
+    bay = before.tools.bay if before else None
+    if bay is None or (bay.device, bay.dtype) != (setup.device, setup.dtype):
+        bay = Bay(setup.device, setup.dtype)
     return Context(
         workspace=workspace,
-        store=Store(workspace.cache, limit, scratch),
-        tools=Tools(Bay(setup.device, setup.dtype), setup.plan, progress, scratch, callbacks=callbacks),
+        store=before.store if before else Store(workspace.cache, limit, scratch),
+        tools=Tools(bay, setup.plan, progress, scratch, callbacks=callbacks),
         environment=environment_of(setup),
         force=force,
         models={one.reference: workspace.hashes.sha256(one.unet_file) for one in setup.checkpoints},

@@ -10,28 +10,24 @@ from typing import Any
 from tilehires.batch.determinism import deterministic_algorithms
 from tilehires.batch.discover import Found, discover
 from tilehires.batch.fence import fenced
-from tilehires.batch.job import decoder_of, prepare
+from tilehires.batch.job import decoder_of
 from tilehires.batch.log import RunLog
-from tilehires.batch.outcome import environment_of, relative, versions
+from tilehires.batch.maker import Maker, Task, context_of
+from tilehires.batch.outcome import relative, versions
 from tilehires.batch.patience import time_limit
 from tilehires.batch.process import Context, process
 from tilehires.batch.setup import Setup, set_up
-from tilehires.batch.store import Store
 from tilehires.batch.summary import Summary
 from tilehires.batch.workspace import Workspace
 from tilehires.config import Config
 from tilehires.config.vary import Axis, Cell, cells_of
-from tilehires.diffusion.bay import Bay
 from tilehires.errors import Interrupted, RunError
 from tilehires.files import remove_leftovers, write_json, writing
 from tilehires.images import Decoder, suffix_of
-from tilehires.memory import Plan, parse_bytes
 from tilehires.progress import BatchProgress, SilentBatch
-from tilehires.records import ErrorRecord, Record
+from tilehires.records import ErrorRecord, Record, empty_record
 from tilehires.report.sheet import write_sheet
 from tilehires.report.sweep import write_sweep_page
-from tilehires.scratch import Scratch
-from tilehires.stages import Tools
 
 VERSION = 1
 """Of sweep.json (docs/sweep.md)."""
@@ -104,9 +100,7 @@ class _Sweep:
         self.progress, self.log, self.decoder = progress, log, decoder
         run = cells[0].config.settings.run
         self.limit, self.strict = run.limit, run.strict
-        self.scratch = Scratch(workspace.staging)
-        self.store = Store(workspace.cache, parse_bytes(run.cache_limit, what="run.cache_limit"), self.scratch)
-        self.bay = Bay(setups[0].device, setups[0].dtype)
+        self.context: Context | None = None
         self.records: list[Record] = []
 
     def all(self) -> Summary:
@@ -132,31 +126,21 @@ class _Sweep:
 
         def work() -> Record:
             with time_limit(settings.image_time_limit, cell.name):
-                job = prepare(found, setup.config, setup.checkpoint, self.workspace.hashes, self.decoder)
-                return process(job, self._context(setup, setup.plan_for(job)))
+                self.context = context_of(setup, self.workspace, self.decoder, self.progress, before=self.context)
+                maker = Maker(setup, self.context)
+                job = maker.job(Task(found, setup.config))
+                return process(job, maker.context_for(job))
 
         made = fenced(work, lambda text: self.log.traceback(cell.name, text), self.workspace.logs)
         if isinstance(made, ErrorRecord):
             self.progress.note(f"{cell.name}: {made.message} {made.hint}".rstrip())
-            made = Record(cell.name, None, None, "failed", error=made)
+            made = empty_record(cell.name, "failed", error=made, file=False)
             self.workspace.write_record(made)
         self.records.append(made)
-        self.store.trim()
+        if self.context:
+            self.context.store.trim()
         self.log.event("cell", id=cell.name, status=made.status, cached=made.cached)
         self.progress.end_image(cell.name, "cached" if made.cached else made.status)
-
-    def _context(self, setup: Setup, plan: Plan) -> Context:
-        if (self.bay.device, self.bay.dtype) != (setup.device, setup.dtype):
-            self.bay = Bay(setup.device, setup.dtype)
-        return Context(
-            workspace=self.workspace,
-            store=self.store,
-            tools=Tools(self.bay, plan, self.progress, self.scratch, image=self.source.id),
-            environment={**environment_of(setup), "tile_batch": plan.tile_batch, "region_batch": plan.region_batch},
-            force=frozenset(),
-            models={one.reference: self.workspace.hashes.sha256(one.unet_file) for one in setup.checkpoints},
-            decoder=self.decoder,
-        )
 
 
 def _body(
