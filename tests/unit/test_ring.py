@@ -9,9 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from tilehires.errors import ConfigError
-from tilehires.geometry import Box, Size, Wrap
+from tilehires.geometry import OPEN, Box, Size, Wrap
+from tilehires.stages.alpha import resized_alpha
+from tilehires.stages.route import Route, Step
 from tilehires.tiling import lock
 from tilehires.tiling.accumulator import Accumulator
 from tilehires.tiling.engine import TiledDenoiser, piece
@@ -112,3 +115,19 @@ def test_the_lock_goes_around(axis: int, wrap: Wrap) -> None:
 def test_a_margin_is_enlarged_to_whole_pixels(source: int, target: int, least: int) -> None:
     before, after = margin(source, target, least)
     assert before >= least and before * target == after * source
+
+
+def test_transparency_goes_around_as_the_colour_does() -> None:
+    alpha = np.random.default_rng(3).random((12, 20)).astype(np.float32)
+    last = Size(40, 24)
+    way = Route(Size(20, 12), (Step("hires", last, Box.of(last)),))
+
+    def made(rolled: int, wrap: Wrap) -> np.ndarray:
+        resized = resized_alpha(np.roll(alpha, rolled, 1), way, wrap)
+        assert resized is not None and resized.shape == (24, 40)
+        return resized
+
+    assert np.abs(np.roll(made(5, X), -10, 1) - made(0, X)).max() < 1e-6
+    assert np.abs(np.roll(made(5, OPEN), -10, 1) - made(0, X)).max() > 1e-2
+    whole = Image.fromarray(alpha).resize((40, 24), Image.Resampling.LANCZOS)
+    assert np.array_equal(made(0, OPEN), np.clip(np.asarray(whole), 0, 1)), "elsewhere no bit differs"

@@ -178,7 +178,7 @@ class _Work:
         finished = replace(
             picture,
             pixels=pixels,
-            alpha=resized_alpha(picture.alpha, way),
+            alpha=resized_alpha(picture.alpha, way, Wrap.of(options.seamless)),
             texts={**picture.texts, "extras": self._said(way)},
         )
         staged = workspace.staging / f"upscaled.{options.format}"

@@ -11,6 +11,7 @@ from tilehires import metadata
 from tilehires.batch.job import Job
 from tilehires.batch.workspace import Workspace
 from tilehires.checks import Finding
+from tilehires.geometry import Wrap
 from tilehires.images import Picture, write
 from tilehires.records import FileRecord
 from tilehires.stages.alpha import resized_alpha
@@ -32,7 +33,7 @@ def final_file(
     finished = replace(
         picture,
         pixels=pixels,
-        alpha=resized_alpha(picture.alpha, job.route),
+        alpha=resized_alpha(picture.alpha, job.route, Wrap.of(job.config.settings.model.seamless)),
         texts=_texts(job, picture.texts, findings, models, first_pass=not job.route.steps),
         exif=picture.exif if keep else None,
         xmp=picture.xmp if keep else None,
