@@ -57,6 +57,28 @@ def test_a_run_of_good_images_makes_a_preset(place: Workplace) -> None:
     assert place.command("config", "show", "-c", made).code == ExitCode.OK
 
 
+def test_values_that_are_all_alike_make_a_preset_too(place: Workplace) -> None:
+    folder = report(place.root / "a", FEWEST)
+    path = folder / "report" / "report.json"
+    body = json.loads(path.read_text())
+    for image in body["images"]:
+        image["findings"] = [{**image["findings"][1], "check": "oversharp", "value": 1.0}]
+    path.write_text(json.dumps(body))
+    made = place.root / "mine.toml"
+    assert place.command("calibrate", folder, "-o", made).code == ExitCode.OK
+    ended = place.command("config", "show", "-c", made)
+    assert ended.code == ExitCode.OK, ended
+
+
+def test_a_preset_to_extend_that_is_not_there_is_refused_before_anything_is_written(place: Workplace) -> None:
+    made = place.root / "mine.toml"
+    ended = place.command("calibrate", report(place.root / "a", FEWEST), "-o", made, "--extends", "nonsense")
+    assert ended.code == ExitCode.USAGE and "nonsense" in ended.err and not made.exists()
+    (place.root / "base.toml").write_text("")
+    again = place.command("calibrate", place.root / "a", "-o", made, "--extends", "base.toml")
+    assert again.code == ExitCode.OK and place.command("config", "show", "-c", made).code == ExitCode.OK
+
+
 def test_too_few_images_are_refused(place: Workplace) -> None:
     ended = place.command("calibrate", report(place.root / "a", FEWEST - 1))
     assert ended.code == ExitCode.USAGE and str(FEWEST) in ended.err

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tilehires.checks.calibration import Calibration, calibrate
+from tilehires.config.presets import find
 from tilehires.config.toml import literal
 from tilehires.errors import RunError
 from tilehires.report.document import load
@@ -47,8 +48,10 @@ def measured(output: Path) -> list[dict[str, float]]:
     ]
 
 
-def preset(found: Calibrated, extends: str) -> str:
-    """The TOML of a preset that says only this calibration."""
+def preset(found: Calibrated, extends: str, folder: Path) -> str:
+    """The TOML of a preset that says only this calibration, to lie in `folder`. Raises ConfigError for no such `extends`."""
+    if not (folder / extends).is_file():
+        find(extends)
     tables = {name: one.table for name, one in sorted(found.calibration.known.items())}
     lines = [
         f"# What the checks measure on {found.images} images known to be good (tilehires calibrate): each check's values at",
@@ -59,6 +62,6 @@ def preset(found: Calibrated, extends: str) -> str:
         f"score_limit = {literal(round(found.calibration.score_limit, 4))}",
         "",
         "[check.percentiles]",
-        *(f"{name} = [{', '.join(literal(float(f'{v:.6g}')) for v in table)}]" for name, table in tables.items()),
+        *(f"{name} = [{', '.join(literal(float(f'{v:.9g}')) for v in table)}]" for name, table in tables.items()),
     ]
     return "\n".join(lines) + "\n"

@@ -16,6 +16,7 @@ from tilehires.checks.finding import Finding
 from tilehires.config.checks import PERCENTILES
 
 BODY = 90  # above this percentile the values' tail is taken as exponential, so that no percentile saturates at 100
+HIGHEST = 99.9999  # of a limit: above it there must be room for a score
 _DECADE = float(np.log(10))  # from 90 to 99 % an exponential tail grows by this many of its mean excesses
 
 
@@ -100,4 +101,5 @@ def calibrate(runs: Sequence[Mapping[str, float]], *, flagged: float = 0.02) -> 
     scores = [max((known[name].percentile(value) for name, value in values.items()), default=0.0) for values in runs]
     if not known:
         return Calibration()
-    return Calibration(known, float(np.quantile(scores, 1 - flagged)))
+    # Where images are all alike, hardly a score is above 0, and what is no different must not be flagged either.
+    return Calibration(known, float(np.clip(np.quantile(scores, 1 - flagged), BODY, HIGHEST)))

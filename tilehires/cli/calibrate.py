@@ -27,7 +27,7 @@ def calibrate(outputs: tuple[Path, ...], to: Path | None, extends: str) -> None:
     from tilehires.batch.calibration import calibrated, preset
 
     found = calibrated(outputs)
-    text = preset(found, extends)
+    text = preset(found, extends, to.parent if to else Path())
     if to is None:
         click.echo(text, nl=False)
         return
