@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -14,3 +15,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 # A busy machine is no defect of the code.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+# A script's background job ignores Ctrl-C, and so would what it tests: some tests press it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

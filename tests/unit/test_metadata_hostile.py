@@ -56,7 +56,7 @@ def check(texts: dict[str, str]) -> None:
     assert metadata.read(texts_out) is not None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.dictionaries(
         st.sampled_from(KEYS), st.one_of(TABLES.map(json.dumps), TREES.map(json.dumps), st.text()), max_size=4
@@ -85,7 +85,7 @@ GRAPHS = st.dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(GRAPHS)
 def test_any_graph_ends_cycles_too(graph: dict[str, Any]) -> None:
     check({"prompt": json.dumps(graph)})
@@ -107,7 +107,7 @@ NODES = st.fixed_dictionaries(
 LINKS = st.lists(st.tuples(*[st.integers(0, 12)] * 5).map(list) | TREES, max_size=12)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.lists(NODES | TREES, max_size=8), LINKS)
 def test_any_workflow_ends_cycles_too(nodes: list[Any], links: list[Any]) -> None:
     check({"workflow": json.dumps({"nodes": nodes, "links": links})})

@@ -46,7 +46,7 @@ easels = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(easels, st.sampled_from(ORDERS))
 def test_nothing_old_shows_through(one: Easel, order: Order) -> None:
     _, patches = tile_patches(one, order)
@@ -54,7 +54,7 @@ def test_nothing_old_shows_through(one: Easel, order: Order) -> None:
     assert kept.max() < 1e-6, f"{kept.max():.1%} of the old picture stays somewhere"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(easels, st.sampled_from(ORDERS))
 def test_crops_are_bounded_aligned_and_of_one_shape(one: Easel, order: Order) -> None:
     lines, patches = tile_patches(one, order)
@@ -66,7 +66,7 @@ def test_crops_are_bounded_aligned_and_of_one_shape(one: Easel, order: Order) ->
     assert {box.x0 for box in boxes} == {0, *lines.xs} and {box.y0 for box in boxes} == {0, *lines.ys}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(easels, st.sampled_from(MODES), st.integers(8, 96))
 def test_seam_patches_are_bounded_and_meet_every_boundary(one: Easel, mode: SeamFix, width: int) -> None:
     lines, _ = tile_patches(replace(one, padding=max(one.padding, 32)), "linear")

@@ -127,7 +127,7 @@ def test_boxes_of_the_input_scale_with_the_picture() -> None:
 PLACES = st.tuples(st.integers(0, 380), st.integers(0, 280), st.integers(1, 200), st.integers(1, 200))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     PLACES,
     st.integers(0, 256),

@@ -147,7 +147,7 @@ def test_what_other_encoders_take_as_plain_text_is_said(text: str, want: list[st
 
 
 @given(PROMPTS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @example("(" * 50)
 @example("[a:" * 9 + ":1]" * 9)
 def test_nothing_crashes_and_no_letter_is_lost(text: str) -> None:
@@ -169,7 +169,7 @@ def test_nothing_crashes_and_no_letter_is_lost(text: str) -> None:
 
 
 @given(st.text(alphabet="ab, é猫", max_size=60))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_text_without_syntax_is_left_alone(text: str) -> None:
     assert syntax.at_each_step(text, Count(3)) == (text,) * 3
     assert weights(text) == [[(text, 1.0)] if text else []]
@@ -178,7 +178,7 @@ def test_text_without_syntax_is_left_alone(text: str) -> None:
 
 
 @given(st.lists(st.sampled_from(["[a:b:3]", "[a|b]", "(a)", "[", "]", "(", ")", " x ", ":", "|"]), max_size=12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_what_stands_alone_spoils_nothing_after_it(pieces: list[str]) -> None:
     """A schedule behind any ended text is still a schedule, as long as no bracket before it could hold it."""
     text = "".join(pieces)
