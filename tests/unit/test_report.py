@@ -313,6 +313,11 @@ def test_load_reads_what_was_written(tmp_path: Path) -> None:
         (json.dumps(report() | {"images": [3]}), "images[0]: not an object"),
         (json.dumps(report(image("a.png", status="odd"))), "images[0]"),
         (json.dumps(report(image("a.png", output={"size": 3}))), '"output" names no file'),
+        (json.dumps(report(image("a.png", output={"path": "a.png"}))), '"output" names no file'),
+        (json.dumps(report(image("a.png", input={"path": "a.png", "size": [8, None]}))), '"input" names no file'),
+        (json.dumps(report(image("a.png", findings=["soft"]))), '"findings" has the wrong type'),
+        (json.dumps(report(image("a.png", notes=3))), '"notes" has the wrong type'),
+        (json.dumps(report(image("a.png"), input_folder=3)), '"input_folder" of the run is no text'),
         (json.dumps(report() | {"version": 2}), "schema version 2"),
     ],
 )

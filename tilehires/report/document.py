@@ -55,6 +55,9 @@ def _problem(body: Any) -> str:
             return f'"{key}" is missing'
         if not isinstance(body[key], kind):
             return f'"{key}" has the wrong type'
+    for key in ("input_folder", "output_folder"):
+        if not isinstance(body["run"].get(key, ""), str):
+            return f'"{key}" of the run is no text'
     for number, image in enumerate(body["images"]):
         problem = _image_problem(image)
         if problem:
@@ -70,10 +73,24 @@ def _image_problem(image: Any) -> str:
     if image.get("status") not in ("done", "failed", "skipped"):
         return f'"status" is {image.get("status")!r}, not done, failed or skipped'
     for key in ("input", "output", "before"):
-        file = image.get(key)
-        if file is not None and not (isinstance(file, dict) and isinstance(file.get("path"), str)):
+        if image.get(key) is not None and not _names_file(image[key]):
             return f'"{key}" names no file'
-    for key, kind in (("settings", dict), ("stages", list), ("regions", list), ("findings", list)):
-        if not isinstance(image.get(key, kind()), kind):
+    if not isinstance(image.get("settings", {}), dict):
+        return '"settings" has the wrong type'
+    if not _all(image.get("notes", []), str):
+        return '"notes" has the wrong type'
+    for key in ("stages", "regions", "findings", "attempts"):
+        if not _all(image.get(key, []), dict):
             return f'"{key}" has the wrong type'
     return ""
+
+
+def _names_file(file: Any) -> bool:
+    if not (isinstance(file, dict) and isinstance(file.get("path"), str)):
+        return False
+    size = file.get("size")
+    return _all(size, int) and len(size) == 2
+
+
+def _all(entries: Any, kind: type) -> bool:
+    return isinstance(entries, list) and all(isinstance(entry, kind) for entry in entries)
