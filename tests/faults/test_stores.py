@@ -28,7 +28,7 @@ from tilehires import upscalers
 from tilehires.batch import object_lock, objects
 from tilehires.batch.runner import RunOptions, run
 from tilehires.batch.workspace import Workspace
-from tilehires.errors import ExitCode, LockedError, RunError
+from tilehires.errors import ExitCode, ImageError, LockedError, RunError
 from tilehires.records import FileRecord, Record
 from tilehires.report import load
 
@@ -150,6 +150,19 @@ def test_a_file_that_was_there_first_is_never_replaced(tmp_path: Path, inputs: P
     put(f"{store}/b.png", b"first")
     ended = run(machine(tmp_path / "one"), inputs, store)
     assert (ended.done, ended.failed) == (2, 1) and stored(store)["b.png"] == b"first"
+
+
+def test_what_comes_while_a_run_works_is_seen_before_it_is_replaced(tmp_path: Path, store: str) -> None:
+    with (workspace := Workspace(tmp_path / "half", url=store)).locked():
+        put(f"{store}/a.png", b"another's")
+        with pytest.raises(ImageError, match="didn't make it"):
+            published(workspace, b"pixels")
+        assert stored(store) == {"a.png": b"another's"}
+        drop(f"{store}/a.png")
+        with (worker := Workspace(tmp_path / "elsewhere", "token-1", store)).joined():
+            published(worker, b"a worker's that dies before it has answered")
+        assert workspace.stands(published(workspace, b"pixels"))
+    assert stored(store) == {"a.png": b"pixels"}
 
 
 def test_a_copied_store_is_known_by_its_bytes(

@@ -90,12 +90,26 @@ class Mirror:
         """What tells an output from any other without reading it; empty where there is none."""
         return [self._there[name]] if name in self._there else []
 
-    def publish(self, name: str, digest: str) -> None:
-        """Put an output that lies here under its name. Raises ImageError when what is there isn't ours."""
+    def look_again(self, name: str) -> None:
+        """Know what stands under a name now: another program, or a worker that was killed, may have put it.
+
+        Raises RunError when another run has taken the lock.
+        """
         if self._lock:
             self._lock.verify()
-        self._look_again(name)
-        self.check_ours(name)
+        tag = self._objects.tag(name)
+        if tag == self._there.get(name):
+            return
+        self._there.pop(name, None)
+        if tag is None:
+            return
+        self._there[name] = tag
+        for about, data in self._objects.read_all([note_of(name)]):
+            if note := Note.read(data):
+                self._known.notes[about] = ("", note)
+
+    def publish(self, name: str, digest: str) -> None:
+        """Put an output that lies here under its name, where `look_again` and `check_ours` have let it."""
         self._known.will_send(name, Unsent(digest, self._there.get(name)))
         self._send_output(name, digest)
 
@@ -267,19 +281,6 @@ class Mirror:
     def _note(self, name: str) -> Note | None:
         known = self._known.notes.get(note_of(name))
         return known[1] if known else None
-
-    def _look_again(self, name: str) -> None:
-        """What stands under a name now: another program, or a worker that was killed, may have put it."""
-        tag = self._objects.tag(name)
-        if tag == self._there.get(name):
-            return
-        self._there.pop(name, None)
-        if tag is None:
-            return
-        self._there[name] = tag
-        for about, data in self._objects.read_all([note_of(name)]):
-            if note := Note.read(data):
-                self._known.notes[about] = ("", note)
 
     def _send_output(self, name: str, digest: str) -> None:
         """The note first, so that whenever this ends what is there is known to be ours."""

@@ -198,6 +198,8 @@ class Workspace:
         written before the move: whenever the night ends, a file that we made is known to be ours.
         """
         final = self.output / name
+        if self.mirror:
+            self.mirror.look_again(name)
         self.check_ours(name)
         digest = file_sha256(staged)
         append_line(self._ledger, [name, digest], durable=True)
