@@ -1,33 +1,42 @@
 """A batch from the first file read to the last file written: how much of its time the models have, and what has the rest.
 
-    python -m benchmarks.batch [--images 16] [--side 256] [--set SECTION.KEY=VALUE ...]
+    python -m benchmarks.batch [--images 16] [--side 256] [--sd1] [--set SECTION.KEY=VALUE ...]
 
-One `tilehires run` in this process over photographs of scikit-image, cut to squares, with the built-in model, after a
-first run of one image that pays for imports and weights. Wall seconds of the main thread; what other threads and processes
-do meanwhile (decoding the next image, writing the last) isn't in them, and is shown beside it as CPU seconds. "models" are the
-denoiser and the VAE: the bar is 5 % outside of them. Then the same command again, over the folder that is finished.
+One `tilehires run` in this process over photographs of scikit-image, cut to squares, with the built-in model or with one of
+Stable Diffusion 1's size and random weights, after a first run of one image that pays for imports and weights. Seconds of the
+main thread, by the clock and of the CPU (with OMP_NUM_THREADS=1 all that the models take; on a busy machine read these). What
+other threads and processes do meanwhile (decoding the next image, writing the last) isn't in them, only in the total. The bar
+is 5 % outside the denoiser and the VAE. Then the same command again, over the folder that is finished.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import json
 import resource
+import shutil
 import tempfile
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from PIL import Image
 from skimage import data
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from tilehires.batch import final, maker, runner
 from tilehires.batch.store import Store
 from tilehires.config import Config
+from tilehires.diffusion.loading import CONFIGS
+from tilehires.diffusion.vocabulary import clip_tokenizer
 from tilehires.images import Isolated
 from tilehires.stages.check import CheckStage
 from tilehires.tiling import vae
@@ -36,24 +45,46 @@ from tilehires.upscalers.model import ModelUpscaler
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
 
 
+@dataclass
+class Spent:
+    """Seconds of the main thread: by the clock, and of the CPU."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+    @classmethod
+    def now(cls) -> Spent:
+        return cls(time.perf_counter(), time.thread_time())
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.wall + other.wall, self.cpu + other.cpu)
+
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(self.wall - other.wall, self.cpu - other.cpu)
+
+    def row(self, part: str, whole: Spent) -> str:
+        wall, cpu = self.wall / whole.wall, self.cpu / whole.cpu
+        return f"  {part:<12}{self.wall:8.2f} s  {wall:6.1%}{self.cpu:10.2f} s  {cpu:6.1%}"
+
+
 class Clock:
-    """Wall seconds of the main thread by part; a part within a part counts for the inner one."""
+    """Seconds of the main thread by part; a part within a part counts for the inner one."""
 
     def __init__(self) -> None:
-        self.spent: dict[str, float] = defaultdict(float)
-        self._open: list[float] = []
+        self.spent: dict[str, Spent] = defaultdict(Spent)
+        self._open: list[Spent] = []
 
     def timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)
         def wrapped(*arguments: Any, **named: Any) -> Any:
             if threading.current_thread() is not threading.main_thread():
                 return call(*arguments, **named)
-            began = time.perf_counter()
-            self._open.append(0.0)
+            began = Spent.now()
+            self._open.append(Spent())
             try:
                 return call(*arguments, **named)
             finally:
-                took = time.perf_counter() - began
+                took = Spent.now() - began
                 self.spent[part] += took - self._open.pop()
                 if self._open:
                     self._open[-1] += took
@@ -69,6 +100,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--side", type=int, default=256, help="pixels of the inputs")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--sd1", action="store_true", help="a model of Stable Diffusion 1's size, with random weights")
     asked = parser.parse_args()
     config = Config.load()
     for pair in asked.set:
@@ -77,21 +109,45 @@ def main() -> None:
     watch(clock)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if asked.sd1:
+            config = config.with_layer({"model": {"checkpoint": str(random_sd1(folder / "model"))}}, "--sd1")
         write_inputs(folder / "one", 1, asked.side)
         runner.run(config, folder / "one", folder / "warm")
         write_inputs(folder / "in", asked.images, asked.side)
         clock.spent.clear()
-        wall, cpu = timed(lambda: runner.run(config, folder / "in", folder / "out"))
-        models = clock.spent["denoiser"] + clock.spent["VAE"]
-        print(
-            f"{asked.images} images of {asked.side}², {wall:.1f} s, {cpu:.1f} s of CPU in this process and its children"
-        )
-        for part, seconds in sorted(clock.spent.items(), key=lambda item: -item[1]):
-            print(f"  {part:<12}{seconds:8.2f} s  {seconds / wall:6.1%}")
-        print(f"  {'the rest':<12}{wall - sum(clock.spent.values()):8.2f} s")
-        print(f"outside the denoiser and the VAE: {1 - models / wall:.1%} (bar 5 %)")
+        whole, cpu = timed(lambda: runner.run(config, folder / "in", folder / "out"))
+        print(f"{asked.images} images of {asked.side}², {cpu:.1f} s of CPU in this process and its children")
+        show(clock, whole)
         again, _ = timed(lambda: runner.run(config, folder / "in", folder / "out"))
-        print(f"the same again, all finished: {again:.2f} s, {again / asked.images * 1000:.1f} ms an image")
+        print(f"the same again, all finished: {again.wall:.2f} s, {again.wall / asked.images * 1000:.1f} ms an image")
+
+
+def show(clock: Clock, whole: Spent) -> None:
+    """The table of a run that took so long in all."""
+    print(f"  {'':<12}{'main thread, clock':>18}{'its CPU':>20}")
+    for part, spent in sorted(clock.spent.items(), key=lambda item: -item[1].cpu):
+        print(spent.row(part, whole))
+    print((whole - sum(clock.spent.values(), Spent())).row("the rest", whole))
+    print(whole.row("in all", whole))
+    outside = whole - clock.spent["denoiser"] - clock.spent["VAE"]
+    others = outside - clock.spent["upscaler"]
+    for what, spent in (("the denoiser and the VAE", outside), ("these and the upscaler", others)):
+        print(f"outside {what}: {spent.wall / whole.wall:.1%}, of CPU seconds {spent.cpu / whole.cpu:.1%}")
+    print("bar: 5 % outside the denoiser and the VAE")
+
+
+def random_sd1(folder: Path) -> Path:
+    """A diffusers folder of Stable Diffusion 1's sizes, in 16 bit, whose weights are random and mean nothing."""
+    shutil.copytree(Path(CONFIGS) / "sd1", folder)
+    clip_tokenizer().save_pretrained(folder / "tokenizer")
+    torch.manual_seed(0)
+    text = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder"))
+    text.half().save_pretrained(folder / "text_encoder")
+    for name, kind in (("vae", AutoencoderKL), ("unet", UNet2DConditionModel)):
+        config: dict[str, Any] = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
+        model: Any = kind.from_config(config)
+        model.half().save_pretrained(folder / name)
+    return folder
 
 
 def watch(clock: Clock) -> None:
@@ -122,11 +178,11 @@ def write_inputs(folder: Path, count: int, side: int) -> None:
         )
 
 
-def timed(call: Callable[[], object]) -> tuple[float, float]:
-    """Wall seconds, and CPU seconds of this process and the children that ended."""
-    began, used = time.perf_counter(), _cpu()
+def timed(call: Callable[[], object]) -> tuple[Spent, float]:
+    """Seconds of the main thread, and CPU seconds of this process and the children that ended."""
+    began, used = Spent.now(), _cpu()
     call()
-    return time.perf_counter() - began, _cpu() - used
+    return Spent.now() - began, _cpu() - used
 
 
 def _cpu() -> float:

@@ -159,9 +159,10 @@ class Bay:
         """spandrel's descriptor of a model file, on the device. Raises MissingError when the file can't be used."""
         from tilehires.upscalers.loading import fitting_dtype, load
 
-        if self._upscaler is None or self._upscaler[0] != path:
+        if self._upscaler and self._upscaler[0] != path:
             self._upscaler = None
             self._collect()
+        if self._upscaler is None:
             descriptor = load(path)
             descriptor.to("cpu", fitting_dtype(descriptor, self.dtype))
             self._upscaler = (path, descriptor)
