@@ -273,3 +273,15 @@ def test_junit_holds_any_text() -> None:
     row = Result("a", "crash", "control \x00 \x1b and \udc80 and <&>").to_json()
     tree = ElementTree.fromstring(results.junit("s\x01", [row]))
     assert tree.find(".//error") is not None
+
+
+def test_a_result_is_one_line_with_what_matters() -> None:
+    bad = Result("a", "regression", values={"ssim": 0.9, "density": 0.36912}, failed=("density",))
+    assert bad.line() == "regression a: density 0.3691"
+    assert (
+        Result("a", "regression", "Compared with x.", values={"ssim": 0.9}, failed=("ssim",))
+        .line()
+        .endswith("a: Compared with x. ssim 0.9")
+    )
+    assert Result("a", "pass", identical=True).line() == "pass       a: identical"
+    assert Result("a", "pass").line() == "pass       a"

@@ -70,10 +70,8 @@ class Result:
     def line(self) -> str:
         """For the terminal."""
         figures = ", ".join(f"{name} {self.values[name]:.4g}" for name in self.failed if name in self.values)
-        said = self.message or ("identical" if self.identical else "")
-        return (
-            f"{self.status:<10} {self.case}{': ' if said or figures else ''}{said}{f' ({figures})' if figures else ''}"
-        )
+        said = " ".join(part for part in (self.message or ("identical" if self.identical else ""), figures) if part)
+        return f"{self.status:<10} {self.case}{': ' if said else ''}{said}"
 
 
 def code_of(results: Sequence[Result]) -> RegressCode:

@@ -88,7 +88,7 @@ def _image_problem(image: Any) -> str:
 def _names_file(file: Any) -> bool:
     if not (isinstance(file, dict) and isinstance(file.get("path"), str)):
         return False
-    size = file.get("size")
+    size = file.get("size", [])
     return _all(size, int) and len(size) == 2
 
 
