@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,7 @@ def test_a_lora_is_found_by_its_bare_name(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     file = tmp_path / "deep" / "My Style.v2.safetensors"
     file.write_bytes(b"")
+    os.mkfifo(tmp_path / file.name)  # it would be waited for
     assert lora.find("My Style.v2", tmp_path) == file
     assert lora.find("my style.v2", tmp_path) == file
     assert lora.find(str(file), tmp_path, as_path=True) == file

@@ -115,7 +115,7 @@ def find(name: str, folder: Path, *, as_path: bool = False) -> Path:
     if as_path and (path := Path(name).expanduser()).is_file():
         return path
     wanted = name.removesuffix(".safetensors")
-    files = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
+    files = sorted(path for path in folder.rglob("*.safetensors") if path.is_file()) if folder.is_dir() else []
     for spell in (str, str.lower):
         for file in files:
             if spell(file.stem) == spell(wanted):
