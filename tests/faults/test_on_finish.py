@@ -106,12 +106,15 @@ def test_it_is_told_of_a_run_that_could_not_go_on(place: Workplace, monkeypatch:
     assert body["exit_code"] == 2 and body["error"]["type"] == "DiskFullError" and body["summary"]["left"] == 1
     assert body["text"].startswith("The disk is full")
 
-    def press(*_: Any) -> Any:
+    def press(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner.Maker, "begin", press)
-    assert place.run(*QUICK, *telling(sys.executable, "-c", KEEP, told)).code == ExitCode.INTERRUPTED
-    assert kept(told)["exit_code"] == 130 and kept(told)["interrupted"]
+    for owner, call in ((runner.Maker, "begin"), (runner, "report_of"), (runner, "set_up")):
+        told.unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, call, press)
+            assert place.run(*QUICK, *telling(sys.executable, "-c", KEEP, told)).code == ExitCode.INTERRUPTED
+        assert kept(told)["exit_code"] == 130 and kept(told)["interrupted"], call
 
 
 @pytest.mark.parametrize("missing", ["the images", "the upscaler"])

@@ -24,7 +24,7 @@ from tilehires.batch.summary import Summary
 from tilehires.batch.workspace import Workspace
 from tilehires.config.on_finish import is_address
 from tilehires.config.settings import RunSettings
-from tilehires.errors import ExitCode, RunError
+from tilehires.errors import ExitCode, Interrupted, RunError
 from tilehires.files import ours, write_json
 
 VERSION = 1
@@ -47,17 +47,16 @@ class Finish:
         words = self._words()
         if words and not shutil.which(words[0]):
             self._note(f"run.on_finish: there is no program {words[0]} as yet.")
-        pressed = False
         try:
             yield
         except RunError as error:
             self.error = error
             raise
-        except KeyboardInterrupt:  # while the report was written: whoever is there to press it need not be told
-            pressed = True
+        except KeyboardInterrupt:  # before the first image, or while the report was written
+            self.error = Interrupted("The run was stopped.", hint="The same command goes on from here.")
             raise
         finally:
-            if not pressed and (said := self._tell()):
+            if said := self._tell():
                 self.warnings = (said,)
                 if self.error or self.summary is None:
                     self._note(said)
@@ -87,7 +86,7 @@ class Finish:
             "version": VERSION,
             "text": " ".join(said) or "The run ended unexpectedly.",
             "exit_code": int(code),
-            "interrupted": bool(summary and summary.interrupted),
+            "interrupted": code == ExitCode.INTERRUPTED,
             "error": {"type": type(error).__name__, "message": error.message, "hint": error.hint} if error else None,
             "started": _stamp(self._started),
             "finished": _stamp(time.time()),
