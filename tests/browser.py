@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,31 @@ def high_pipe() -> tuple[int, int]:
     for end in ends:
         os.close(end)
     return read, write
+
+
+# Texts whose colour stands out by less than WCAG's 4.5 : 1 against the nearest ground that is drawn behind them.
+UNREADABLE = """(() => {
+  const channels = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = (rgb) => rgb.slice(0, 3).map((c) => c / 255)
+    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (node) => {
+    for (let at = node; at; at = at.parentElement) {
+      const found = channels(getComputedStyle(at).backgroundColor);
+      if (found.length < 4 || found[3] === 1) return found;
+    }
+    return [255, 255, 255];
+  };
+  const bad = [];
+  for (const node of document.body.querySelectorAll("*")) {
+    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
+    if (!own || !node.checkVisibility() || node.closest(":disabled, #stage, noscript, script")) continue;
+    const [a, b] = [light(channels(getComputedStyle(node).color)), light(ground(node))];
+    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (contrast < 4.5) bad.push(`${node.textContent.trim().slice(0, 30)}: ${contrast.toFixed(2)}`);
+  }
+  return bad;
+})()"""
 
 
 class Browser:
@@ -129,9 +155,27 @@ class Browser:
     def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
         self.send("Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1, **more})
 
+    def unreadable(self) -> list[str]:
+        """The texts of the page that are too faint, pictures' own aside."""
+        return self.evaluate(UNREADABLE)
+
     def errors(self) -> list[Any]:
         """What the page threw or the browser refused since `open`."""
         self.evaluate("0")
         logged = [e["params"]["entry"] for e in self.events if e.get("method") == "Log.entryAdded"]
         thrown = [e["params"] for e in self.events if e.get("method") == "Runtime.exceptionThrown"]
         return thrown + [entry for entry in logged if entry["level"] == "error"]
+
+
+def themes(browser: Browser) -> Iterator[str]:
+    """The browser asks for one colour scheme after the other, and at last for none."""
+    try:
+        for scheme in ("light", "dark"):
+            browser.send(
+                "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+            )
+            dark = browser.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+            assert dark == (scheme == "dark")
+            yield scheme
+    finally:
+        browser.send("Emulation.setEmulatedMedia", {"features": []})

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.browser import PATIENCE, Browser, needs_chromium
+from tests.browser import PATIENCE, Browser, needs_chromium, themes
 from tilehires.batch.marks import Mark, read_marks
 from tilehires.report import write_page
 
@@ -125,6 +125,16 @@ def test_nothing_is_cut_off_on_a_narrow_screen(browser: Browser, page: Path) -> 
         assert browser.evaluate(rows) == 1
     finally:
         browser.send("Emulation.clearDeviceMetricsOverride")
+
+
+def test_every_text_can_be_read_in_dark_and_in_light(browser: Browser, page: Path) -> None:
+    grounds = set()
+    for scheme in themes(browser):
+        for fragment in ("", "#image/broken.png", "#image/plain.png", "#image/warned.png"):
+            browser.open(page, fragment)
+            assert browser.unreadable() == [], (scheme, fragment)
+        grounds.add(browser.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert len(grounds) == 2, "one scheme looks like the other"
 
 
 def test_hostile_name_shows_as_text_and_its_pictures_load(browser: Browser, page: Path) -> None:

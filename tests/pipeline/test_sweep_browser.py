@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.browser import Browser, needs_chromium
+from tests.browser import Browser, needs_chromium, themes
 from tilehires.report.sweep import write_sweep_page
 
 pytestmark = needs_chromium
@@ -157,9 +157,5 @@ def test_text_stays_text_and_nothing_is_fetched(browser: Browser, page: Path) ->
 def test_dark_and_light(browser: Browser, page: Path) -> None:
     opened(browser, page)
     ground = "getComputedStyle(document.body).backgroundColor"
-    colours = []
-    for scheme in ("light", "dark"):
-        browser.send("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-        colours.append(browser.evaluate(ground))
-    browser.send("Emulation.setEmulatedMedia", {"features": []})
+    colours = [browser.evaluate(ground) for _ in themes(browser)]
     assert colours == ["rgb(246, 246, 245)", "rgb(22, 22, 22)"]

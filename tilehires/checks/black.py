@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 
 from tilehires.checks.finding import Finding
+from tilehires.checks.planes import LUMA
 from tilehires.geometry import Box
 
 BLOCK = 64
 MOST = 12  # findings: a picture that is black in more places than that is black as a whole
-LUMA = np.array([0.299, 0.587, 0.114], np.float32) * 255  # Rec. 601, as 8-bit levels
 
 
 def black(output: np.ndarray, input: np.ndarray, tiles: Sequence[Box] | None = None) -> list[Finding]:
