@@ -26,9 +26,12 @@ from tests.faults.test_resume import in_a_fork
 from tests.stores import drop, listed, machine, put, stored
 from tilehires import upscalers
 from tilehires.batch import object_lock, objects
+from tilehires.batch.address import Place, place_of
+from tilehires.batch.copies import keep_copy
 from tilehires.batch.runner import RunOptions, run
 from tilehires.batch.workspace import Workspace
-from tilehires.errors import ExitCode, ImageError, LockedError, RunError
+from tilehires.checks import Finding
+from tilehires.errors import ConfigError, ExitCode, ImageError, LockedError, RunError
 from tilehires.records import FileRecord, Record
 from tilehires.report import load
 
@@ -188,6 +191,18 @@ def test_a_discarded_image_moves_aside_there_and_stays_so_everywhere(
     assert stored(store) == {"review/discarded/a.png": whole["a.png"], **{k: whole[k] for k in whole if k != "a.png"}}
     again = run(machine(tmp_path / "one"), inputs, store)
     assert (again.cached, again.skipped) == (2, 1)
+
+
+def test_a_flagged_image_has_a_copy_there_until_it_is_flagged_no_more(tmp_path: Path, store: str) -> None:
+    with (workspace := Workspace(tmp_path / "half", url=store)).locked():
+        file = published(workspace, b"pixels")
+    flagged = Record("a.png", file, file, "done", findings=(Finding("soft", "warning", 1.0, 0.5, None, "soft"),))
+    with (workspace := Workspace(tmp_path / "another", url=store)).locked():
+        assert not keep_copy(flagged, "a.png", workspace)
+        assert stored(store) == {"a.png": b"pixels", "review/flagged/a.png": b"pixels"}
+    with (workspace := Workspace(tmp_path / "half", url=store)).locked():
+        assert not keep_copy(replace(flagged, findings=()), "a.png", workspace)
+        assert stored(store) == {"a.png": b"pixels"} and len(listed(store)) == 3, "the lock, and one note"
 
 
 # The lock
@@ -420,7 +435,41 @@ def test_a_killed_run_goes_on_elsewhere_to_the_same_bytes(
         assert not [name for name in listed(url) if "tmp" in name or "lock" in name]
 
 
+@pytest.mark.parametrize("answers", [TypeError, OSError, FileExistsError])
+def test_a_lock_that_is_there_is_never_made_again(store: str, answers: type[Exception]) -> None:
+    """Drivers say in several ways that an object can't be created, or that they don't know how."""
+
+    def refuse(self: Any, path: str, value: bytes, mode: str = "overwrite") -> None:
+        if mode == "create":
+            raise answers
+        real(self, path, value)
+
+    real, there = MemoryFileSystem.pipe_file, objects.Objects(store)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryFileSystem, "pipe_file", refuse)
+        assert there.create("free", b"mine") is (answers is not FileExistsError)
+        there.write("taken", b"another's")
+        assert not there.create("taken", b"mine")
+    assert there.read("taken") == b"another's"
+
+
 # Addresses
+
+
+def test_what_is_an_address_and_where_its_half_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
+    for path in ("out", "C:/out", r"C:\out", "s3:/out", "./s3://out", "x://out"):
+        assert place_of(path) == Place(Path(path))
+    place = place_of("S3://Bucket/out/")
+    assert place.url == "s3://Bucket/out" and place.folder.parent == tmp_path / "tilehires" / "stores"
+    assert place == place_of("s3://Bucket/out") and place.folder != place_of("s3://Bucket/Out").folder
+    assert place_of("s3://b/out", str(tmp_path / "here")).folder.parent == tmp_path / "here"
+    assert place_of("file:///mnt/out").written[1] == Path("/mnt/out")
+    assert place_of("s3://arn:aws:s3:us-east-1:1:accesspoint/name/out").url
+    for address in ("s3://", "s3:///", "simplecache::s3://b/out", "s3://b/../out"):
+        with pytest.raises(ConfigError):
+            place_of(address)
 
 
 def test_a_secret_in_an_address_is_refused_and_not_repeated(place: Workplace) -> None:

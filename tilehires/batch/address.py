@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from tilehires.errors import ConfigError
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: C:/ is a drive
+_URL = re.compile(r"(\w+::)*[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: C:/ is a drive
 _LOCAL = ("file", "local")
 
 

@@ -126,7 +126,9 @@ class Objects:
             return True
         except FileExistsError:
             return False
-        except Exception:  # the driver doesn't know that mode, or the store refuses it: without it, or with a reason
+        except Exception:  # the driver, or the store, doesn't know that mode; or it says otherwise that there is one
+            if self.tag(name) is not None:
+                return False
             self.write(name, data)
             return True
 
