@@ -117,6 +117,19 @@ def test_it_is_told_of_a_run_that_could_not_go_on(place: Workplace, monkeypatch:
         assert kept(told)["exit_code"] == 130 and kept(told)["interrupted"], call
 
 
+def test_a_bug_at_the_end_is_told_as_one(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(place.input / "a.png")
+    told = place.root / "told.json"
+    words = [sys.executable, "-c", KEEP, str(told)]
+    settings = {"hires": {"denoise": 0, "upscaler": "Lanczos"}, "run": {"on_finish": words, "decode_isolated": False}}
+    monkeypatch.setattr(runner, "report_of", lambda *_, **__: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        runner.run(Config.load().with_layer(settings, "test"), place.input, place.output)
+    body = kept(told)
+    assert body["exit_code"] == ExitCode.BUG and body["error"]["type"] == "ZeroDivisionError" and body["error"]["hint"]
+    assert body["summary"]["done"] == 1 and body["text"].startswith("Unexpected ZeroDivisionError")
+
+
 @pytest.mark.parametrize("missing", ["the images", "the upscaler"])
 def test_it_is_told_of_a_run_that_could_not_begin(place: Workplace, missing: str) -> None:
     """A drive that isn't mounted, a model that was moved: nobody is there to read the error."""

@@ -24,7 +24,7 @@ from tilehires.batch.summary import Summary
 from tilehires.batch.workspace import Workspace
 from tilehires.config.on_finish import is_address
 from tilehires.config.settings import RunSettings
-from tilehires.errors import ExitCode, Interrupted, RunError
+from tilehires.errors import ExitCode, Interrupted, TilehiresError
 from tilehires.files import ours, write_json
 
 VERSION = 1
@@ -32,13 +32,13 @@ NAME = "summary.json"
 
 
 class Finish:
-    """The end of the run that works there. With neither `summary` nor `error` it stands for one that a bug ended."""
+    """The end of the run that works there. `error`: what stopped it; a bug, too."""
 
     def __init__(self, settings: RunSettings, workspace: Workspace, note: Callable[[str], None]) -> None:
         self._settings, self.workspace, self._note = settings, workspace, note
         self._started = time.time()
         self.summary: Summary | None = None
-        self.error: RunError | None = None
+        self.error: Exception | None = None
         self.warnings: tuple[str, ...] = ()
 
     @contextlib.contextmanager
@@ -49,7 +49,7 @@ class Finish:
             self._note(f"run.on_finish: there is no program {words[0]} as yet.")
         try:
             yield
-        except RunError as error:
+        except Exception as error:
             self.error = error
             raise
         except KeyboardInterrupt:  # before the first image, or while the report was written
@@ -77,7 +77,7 @@ class Finish:
 
     def body(self) -> dict[str, Any]:
         """What is told, as JSON (docs/running-overnight.md)."""
-        summary, error, workspace = self.summary, self.error, self.workspace
+        summary, error, workspace = self.summary, self._said(), self.workspace
         said = [error.message] if error else []
         said += summary.lines()[:1] if summary else []
         code = error.exit_code if error else summary.exit_code if summary else ExitCode.BUG
@@ -87,7 +87,9 @@ class Finish:
             "text": " ".join(said) or "The run ended unexpectedly.",
             "exit_code": int(code),
             "interrupted": code == ExitCode.INTERRUPTED,
-            "error": {"type": type(error).__name__, "message": error.message, "hint": error.hint} if error else None,
+            "error": {"type": type(self.error).__name__, "message": error.message, "hint": error.hint}
+            if error
+            else None,
             "started": _stamp(self._started),
             "finished": _stamp(time.time()),
             "output": workspace.url or str(workspace.output.absolute()),
@@ -100,6 +102,14 @@ class Finish:
                 if one.flagged
             ],
         }
+
+    def _said(self) -> TilehiresError | None:
+        if self.error is None or isinstance(self.error, TilehiresError):
+            return self.error
+        return TilehiresError(
+            f"Unexpected {type(self.error).__name__}: {self.error}.",
+            hint="This is a bug in tilehires or a library. Run it again with -v for the traceback.",
+        )
 
     def _words(self) -> Sequence[str]:
         """The command's words; none where it is an address, or nothing."""
