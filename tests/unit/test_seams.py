@@ -195,6 +195,22 @@ def test_edges_of_the_picture_in_a_part_of_some_lines_are_no_grid(pair: tuple[np
     assert not found.flags, found
 
 
+def test_edges_of_the_input_that_came_out_stronger_are_no_grid() -> None:
+    """A row of walls from top to bottom, all of them with a little more contrast in the output."""
+    rng = np.random.default_rng(0)
+    before = rng.normal(0.5, 0.01, (288, 320, 3)).astype(np.float32)
+    for x in range(50, 320, 100):
+        before[:, x : x + 50] += 0.2
+    after = (np.repeat(np.repeat(before, 2, 0), 2, 1) - 0.5) * 1.02 + 0.5
+    (found,) = seam_tone.seam_tone(after, before, None)
+    assert not found.flags, found
+    for i, x in enumerate((117, 267, 417, 567)):
+        after[:, x:] += (-1) ** i * 3 / 255
+    (found,) = seam_tone.seam_tone(after, before, None)
+    assert found.flags and found.box is not None, found
+    assert any(found.box.x0 < x < found.box.x1 for x in (117, 267, 417, 567)), found
+
+
 # The stage
 
 

@@ -1,8 +1,9 @@
 """Boundaries of a grid that nobody told us: lines at one period and phase that all show steps.
 
 For images that another tool made. Every position gets its own ratio, the median of |J| along the whole line ÷ (1.4826 · median
-|J| beside + floor): a tile's step is there all along a line, that of an edge of the picture in a part of it. A grid is rated
-by the lower quartile of its lines' ratios, so that one strong edge of the picture makes no grid.
+|J| beside + floor), J weighted as in `steps`: a tile's step is there all along a line, that of an edge of the picture in a part
+of it, or the input has it too. A grid is rated by the lower quartile of its lines' ratios, so that one strong edge of the
+picture makes no grid.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def search(steps: Steps) -> Grid | None:
 
 
 def ratios(field: Plane) -> Plane:
-    """The ratio at every position of an axis; NaN at the border. `field`: J, pieces × positions."""
+    """The ratio at every position of an axis; NaN at the border. `field`: weighted J, pieces × positions."""
     size = np.abs(field)
     padded = np.pad(size, ((0, 0), (40, 40)), constant_values=np.nan)
     beside = np.concatenate([padded[:, 40 + shift : 40 + shift + field.shape[1]] for shift in BESIDE])
@@ -56,7 +57,7 @@ def _best(axis: Axis, steps: Steps) -> Grid | None:
 
     Every second line of a grid is rated as high as all of them, and a place near a line as high as the line.
     """
-    line = ratios(steps.of(axis).j)
+    line = ratios(steps.of(axis).weighted())
     rating = max((_rating(comb) for _, comb in _combs(line)), default=-1.0)
     if rating <= 0:
         return None

@@ -42,6 +42,10 @@ class Field:
     j: Levels
     own: Levels
 
+    def weighted(self) -> Levels:
+        """J by the root of its weight: squared, it is what a place adds to the statistic."""
+        return (self.j / np.sqrt(1 + self.own**2)).astype(np.float32, copy=False)
+
     def piece(self, pieces: slice, position: int) -> tuple[float, float]:
         """(J, its weight) of some pieces of a line together; NaN outside."""
         if not 0 <= position < self.j.shape[1]:
