@@ -112,10 +112,20 @@ def append_line(path: Path, body: Any, *, durable: bool = False) -> None:
 
 
 def read_lines(path: Path) -> Iterator[Any]:
-    """The JSON values of a file that `append_line` wrote; damaged lines are left out. Nothing where there is no file."""
+    """The JSON values of a file that `append_line` wrote; damaged lines are left out. Nothing where there is no file.
+
+    Raises RunError where it is there and can't be read.
+    """
     if not path.is_file():
         return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise RunError(
+            f"{path} can't be read: {error.strerror}.",
+            hint="Is it another user's? Change its owner, or choose another output folder with -o.",
+        ) from error
+    for line in lines:
         with contextlib.suppress(ValueError, RecursionError):
             yield json.loads(line)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,3 +56,21 @@ def test_marks_that_nest_too_deep_are_refused(place: Workplace) -> None:
     (place.output / ".tilehires" / "marks.json").write_text("[" * 200_000, encoding="utf-8")
     ended = place.run(*FAST)
     assert ended.code == ExitCode.USAGE and "marks.json can't be read" in ended.err
+
+
+@pytest.mark.parametrize("name", ["hashes.jsonl", "outputs.jsonl", "finished.jsonl"])
+def test_what_another_user_keeps_is_said(place: Workplace, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A run as root, last week; taken as empty, the ledger would make all outputs look like strangers' files."""
+    draw(place.input / "a.png", 8, 6)
+    assert place.run(*FAST).code == ExitCode.OK
+    real = Path.read_text
+
+    def refuse(path: Path, *words: Any, **named: Any) -> str:
+        if path.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, *words, **named)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    ended = place.run(*FAST)
+    assert ended.code == ExitCode.USAGE and f"{name} can't be read: Permission denied" in ended.err
+    assert "another user" in ended.err
