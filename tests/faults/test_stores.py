@@ -111,6 +111,9 @@ def test_any_machine_goes_on_and_only_results_lie_in_the_store(
     kinds = Counter("/".join(name.split("/")[:2]) for name in listed(store) if name not in whole)
     state = {".tilehires/outputs": 3, ".tilehires/records": 3, "report/thumbs": 3}
     assert kinds == state | {"report/index.html": 1, "report/report.json": 1, "report/summary.json": 1}
+    assert run(machine(tmp_path / "three", limit=1), inputs, store).cached == 1
+    assert sum(name.startswith("report/thumbs/") for name in listed(store)) == 3, "of those that weren't reached too"
+    assert run(machine(one), inputs, store).cached == 3
     report = json.loads(listed(store)["report/report.json"])
     assert [image["output"]["path"] for image in report["images"]] == list(whole)
     assert there.report == f"{store}/report/index.html"
@@ -166,6 +169,16 @@ def test_what_comes_while_a_run_works_is_seen_before_it_is_replaced(tmp_path: Pa
             published(worker, b"a worker's that dies before it has answered")
         assert workspace.stands(published(workspace, b"pixels"))
     assert stored(store) == {"a.png": b"pixels"}
+
+
+def test_a_record_that_was_removed_there_goes_here(tmp_path: Path, store: str) -> None:
+    with (workspace := Workspace(tmp_path / "half", url=store)).locked():
+        file = published(workspace, b"pixels")
+        workspace.write_record(Record("a.png", file, file, "done"))
+    [record] = [name for name in listed(store) if "/records/" in name]
+    drop(f"{store}/{record}")
+    with (workspace := Workspace(tmp_path / "half", url=store)).locked():
+        assert workspace.record("a.png") is None and workspace.stands(file)
 
 
 def test_a_copied_store_is_known_by_its_bytes(

@@ -19,7 +19,7 @@ from uuid import uuid4
 from tilehires.batch.hashes import HashMemory
 from tilehires.batch.known import NOTES, Known, Learned, Note, Unsent, Version, note_of
 from tilehires.batch.object_lock import ObjectLock
-from tilehires.batch.objects import Objects, local_name, size_in
+from tilehires.batch.objects import Objects, size_in
 from tilehires.errors import ImageError
 from tilehires.files import TEMPORARY, write_json
 from tilehires.images import MAX_PIXELS, Decoder
@@ -115,7 +115,7 @@ class Mirror:
 
     def write_json(self, path: Path, body: Any) -> None:
         """Write a file here and there."""
-        name = local_name(path, self._folder)
+        name = path.relative_to(self._folder).as_posix()
         self._known.will_send(name, Unsent("", self._known.fetched.get(name)))
         write_json(path, body)
         self._known.sent(name, self._objects.put(path, name))
@@ -149,7 +149,7 @@ class Mirror:
         self._fetch_previews(records)
         yield self._there.keys()
         report = self._folder / "report"
-        files = {local_name(path, self._folder): path for path in report.rglob("*") if path.is_file()}
+        files = {path.relative_to(self._folder).as_posix(): path for path in report.rglob("*") if path.is_file()}
         previews = {name for name in files if name.startswith(THUMBS)}
         stamps = {name: [path.stat().st_size, path.stat().st_mtime_ns] for name, path in files.items()}
         self._objects.put_all(
@@ -159,9 +159,12 @@ class Mirror:
                 if self._reported.get(name) != stamps[name] and name not in self._thumbs
             }
         )
-        for name in self._thumbs - previews:
+        # An output that this run hasn't reached keeps its preview: to make it again, it would have to be fetched.
+        kept = {f"{THUMBS}{name_of(note.now.sha256)}" for _, note in self._known.notes.values()}
+        needless = self._thumbs - previews - kept
+        for name in needless:
             self._objects.delete(name)
-        self._reported, self._thumbs = stamps, previews
+        self._reported, self._thumbs = stamps, (self._thumbs | previews) - needless
 
     def put_preview(self, output: FileRecord, decoder: Decoder) -> None:
         """Put the preview of an output that lies here, so that no other machine needs the output for its report."""

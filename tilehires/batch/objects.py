@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import re
 import time
 import uuid
@@ -258,8 +257,3 @@ def _said(error: BaseException) -> str:
     """An error in one line, without what an address in it may carry."""
     lines = str(error).strip().splitlines() or [""]
     return re.sub(r"(\?|//[^/@\s]*@)\S*", "…", f"{type(error).__name__}: {lines[0]}")[:300].rstrip(": .")
-
-
-def local_name(path: Path, folder: Path) -> str:
-    """The name of the object that a file of `folder` is, whatever the system's separator."""
-    return path.relative_to(folder).as_posix() if os.sep != "/" else str(path.relative_to(folder))
