@@ -291,6 +291,9 @@ def test_until_finishes_the_stage_at_work_and_the_next_run_goes_on(
         ended = place.run(*FAST, "--scale", "4", "--until", "07:00")
     assert ended.code == ExitCode.INTERRUPTED, ended.out + ended.err
     assert set(outputs(place.output)) == {"a.png"} and "same command goes on" in ended.out
+    assert "It ends by " in ended.err and ", 07:00." in ended.err, (
+        "whoever types it at 07:05 means today, and should see"
+    )
     assert place.run(*FAST, "--scale", "4").code == ExitCode.OK
     assert place.cached_stages("b.png")["hires"] and not place.cached_stages("b.png")["tiled.1"]
     assert outputs(place.output) == outputs(place.root / "whole")

@@ -143,3 +143,12 @@ def test_the_folder_at_work_is_named_by_its_path(folder: Path, monkeypatch: pyte
     monkeypatch.chdir(folder)
     with pytest.raises(RunError, match="inside the input folder /"):
         discover(Path(), Path("out"), suffix=".png")
+
+
+def test_previews_and_reviewed_copies_of_an_earlier_run_are_no_inputs(folder: Path) -> None:
+    """An output folder as the input of another run."""
+    touch(folder, "report/mine.png", "old/a.png", "old/report/thumbs/1.webp", "old/review/flagged/a.png")
+    assert set(names(look(folder))) >= {"report/mine.png", "old/report/thumbs/1.webp"}, "a folder like others"
+    (folder / "old" / ".tilehires").mkdir()
+    assert set(names(look(folder))) == {"report/mine.png", "old/a.png"}
+    assert "tilehires keeps" in reasons(look(folder))["old/report"]

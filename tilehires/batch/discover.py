@@ -13,6 +13,8 @@ from tilehires.errors import NothingToDoError, RunError
 from tilehires.images import SUFFIXES
 
 SIDECAR_SUFFIXES = (".toml", ".txt")
+OURS = (".tilehires", "report", "review")
+"""Folders of an output folder that hold no outputs. The first tells that it is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,7 @@ def _walk(folder: Path, root: Path, follow_links: bool) -> Iterator[tuple[str, P
             raise RunError(f"{root} can't be read: {error.strerror}.", hint="Check its permissions.") from error
         yield folder.relative_to(root).as_posix(), folder, f"a folder that can't be read ({error.strerror})"
         return
+    finished = OURS[0] in {entry.name for entry in listed}
     for entry in listed:
         path = Path(entry.path)
         name = path.relative_to(root).as_posix()
@@ -177,6 +180,8 @@ def _walk(folder: Path, root: Path, follow_links: bool) -> Iterator[tuple[str, P
             yield name, path, "hidden"
         elif entry.is_symlink() and not (follow_links and path.is_file()):
             yield name, path, "a symbolic link (--set run.resolve_links=true follows links to files)"
+        elif finished and entry.name in OURS and entry.is_dir():
+            yield name, path, "what tilehires keeps beside finished images"
         elif entry.is_dir(follow_symlinks=False):
             yield from _walk(path, root, follow_links)
         elif not path.exists():

@@ -10,13 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from tilehires.batch.discover import OURS
 from tilehires.checks import Finding, check
 from tilehires.errors import ExitCode, ImageError, RunError, TilehiresError
 from tilehires.geometry import Box, Size
 from tilehires.images import SUFFIXES, Isolated
 from tilehires.report.document import load
-
-OURS = (".tilehires", "report", "review")  # folders of an output folder that hold no outputs
 
 
 @dataclass(frozen=True, slots=True)

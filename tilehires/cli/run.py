@@ -90,6 +90,8 @@ def run(
         cluster_of(ctx, cluster, workers) as hands,
         progress_for(quiet=quiet, verbose=verbose) as progress,
     ):
+        if until:
+            progress.note(f"It ends by {until:%A, %H:%M}.")
         options = runner.RunOptions(force=force, redo=redo, until=until, watch=watch, cluster=hands, stopped=stop.asked)
         summary = runner.run(config, input, output, options=options, progress=progress)
     if summary.exit_code or summary.warnings or not quiet:
