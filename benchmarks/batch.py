@@ -35,7 +35,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from tilehires.batch import final, maker, runner
 from tilehires.batch.store import Store
 from tilehires.config import Config
-from tilehires.diffusion.loading import CONFIGS
+from tilehires.diffusion.header import CONFIGS
 from tilehires.diffusion.vocabulary import clip_tokenizer
 from tilehires.images import Isolated
 from tilehires.stages.check import CheckStage
@@ -138,7 +138,7 @@ def show(clock: Clock, whole: Spent) -> None:
 
 def random_sd1(folder: Path) -> Path:
     """A diffusers folder of Stable Diffusion 1's sizes, in 16 bit, whose weights are random and mean nothing."""
-    shutil.copytree(Path(CONFIGS) / "sd1", folder)
+    shutil.copytree(CONFIGS / "sd1", folder)
     clip_tokenizer().save_pretrained(folder / "tokenizer")
     torch.manual_seed(0)
     text = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder"))
