@@ -13,6 +13,7 @@ import pytest
 from tests.batches import FAST, Workplace, draw
 from tests.faults.test_on_finish import kept
 from tilehires.batch import runner
+from tilehires.batch.maker import Maker, Task
 from tilehires.cli import main
 from tilehires.errors import ExitCode
 
@@ -88,9 +89,9 @@ def test_a_signal_ends_the_run_in_order_unless_it_is_ignored(
         signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
         before = runner.Maker.begin
 
-        def begin(*words: Any) -> Any:
+        def begin(self: Maker, task: Task) -> Any:
             os.kill(os.getpid(), number)
-            return before(*words)
+            return before(self, task)
 
         runner.Maker.begin = begin
         broken_pipe()
