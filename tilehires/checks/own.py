@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from tilehires.checks.planes import Enlarged, high_pass, luma, windows
@@ -14,21 +16,31 @@ HALO = 8  # rows that the high-pass needs beyond a strip
 QUIET = 0.25  # levels² of energy that count as none: rounding to 8 bits has a third of it
 
 
-def own_steps(input: np.ndarray, shape: tuple[int, int]) -> tuple[Levels, Levels]:
-    """Of vertical and of horizontal lines at the output's `shape`, 1 where a place counts half."""
-    height, width = shape
-    enlarged = Enlarged(luma(input), shape)
-    tone, texture = Profiles(height, width), Profiles(height, width)
-    for strip in windows(height, HALO):
-        rows = enlarged.rows(strip.top, strip.bottom)
-        tone.add(strip.y0, rows[strip.inner])
-        texture.add(strip.y0, high_pass(rows)[strip.inner] ** 2)
-    axes = ((tone.x, texture.x), (tone.y, texture.y))
-    across, down = (
-        np.hypot(differences(bands(levels)) / TONE, differences(log_energy(energy)) / TEXTURE)
-        for levels, energy in axes
-    )
-    return across, down
+@dataclass(frozen=True)
+class Before:
+    """What R, the input enlarged to the output's shape, is along lines: its luma, and its high-frequency energy in levels²."""
+
+    tone: Profiles
+    texture: Profiles
+
+    @classmethod
+    def of(cls, input: np.ndarray, shape: tuple[int, int]) -> Before:
+        enlarged = Enlarged(luma(input), shape)
+        made = cls(Profiles(*shape), Profiles(*shape))
+        for strip in windows(shape[0], HALO):
+            rows = enlarged.rows(strip.top, strip.bottom)
+            made.tone.add(strip.y0, rows[strip.inner])
+            made.texture.add(strip.y0, high_pass(rows)[strip.inner] ** 2)
+        return made
+
+    def steps(self) -> tuple[Levels, Levels]:
+        """Its own steps at vertical and at horizontal lines, 1 where a place counts half."""
+        axes = ((self.tone.x, self.texture.x), (self.tone.y, self.texture.y))
+        across, down = (
+            np.hypot(differences(bands(levels)) / TONE, differences(log_energy(energy)) / TEXTURE)
+            for levels, energy in axes
+        )
+        return across, down
 
 
 def log_energy(profile: Levels) -> Levels:

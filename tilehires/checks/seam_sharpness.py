@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tilehires.checks.finding import Finding
-from tilehires.checks.own import HALO, log_energy, own_steps
-from tilehires.checks.planes import Enlarged, high_pass, luma, windows
+from tilehires.checks.own import HALO, Before, log_energy
+from tilehires.checks.planes import high_pass, luma, windows
 from tilehires.checks.seams import judged
 from tilehires.checks.steps import Field, Profiles, Steps, differences
 from tilehires.geometry import Box
@@ -28,13 +28,11 @@ def seam_sharpness(output: np.ndarray, input: np.ndarray, tiles: Sequence[Box] |
 def steps_of(output: np.ndarray, input: np.ndarray) -> Steps:
     """J of the log energy, everywhere."""
     height, width = output.shape[:2]
-    enlarged = Enlarged(luma(input), (height, width))
-    after, before = Profiles(height, width), Profiles(height, width)
+    before, after = Before.of(input, (height, width)), Profiles(height, width)
     for strip in windows(height, HALO):
         after.add(strip.y0, high_pass(luma(output[strip.top : strip.bottom]))[strip.inner] ** 2)
-        before.add(strip.y0, high_pass(enlarged.rows(strip.top, strip.bottom))[strip.inner] ** 2)
-    across, down = own_steps(input, (height, width))
+    across, down = before.steps()
     return Steps(
-        Field(differences(log_energy(after.x) - log_energy(before.x)), across),
-        Field(differences(log_energy(after.y) - log_energy(before.y)), down),
+        Field(differences(log_energy(after.x) - log_energy(before.texture.x)), across),
+        Field(differences(log_energy(after.y) - log_energy(before.texture.y)), down),
     )

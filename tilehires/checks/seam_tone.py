@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tilehires.checks.finding import Finding
-from tilehires.checks.own import own_steps
-from tilehires.checks.planes import Enlarged, luma, strips
+from tilehires.checks.own import Before
+from tilehires.checks.planes import luma, strips
 from tilehires.checks.seams import judged
 from tilehires.checks.steps import Field, Profiles, Steps, bands, differences
 from tilehires.geometry import Box
@@ -27,8 +27,11 @@ def seam_tone(output: np.ndarray, input: np.ndarray, tiles: Sequence[Box] | None
 def steps_of(output: np.ndarray, input: np.ndarray) -> Steps:
     """J of E in levels, everywhere."""
     height, width = output.shape[:2]
-    enlarged, changes = Enlarged(luma(input), (height, width)), Profiles(height, width)
+    before, after = Before.of(input, (height, width)), Profiles(height, width)
     for y0, y1 in strips(height):
-        changes.add(y0, luma(output[y0:y1]) - enlarged.rows(y0, y1))
-    across, down = own_steps(input, (height, width))
-    return Steps(Field(differences(bands(changes.x)), across), Field(differences(bands(changes.y)), down))
+        after.add(y0, luma(output[y0:y1]))
+    across, down = before.steps()
+    return Steps(
+        Field(differences(bands(after.x - before.tone.x)), across),
+        Field(differences(bands(after.y - before.tone.y)), down),
+    )
