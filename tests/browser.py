@@ -167,6 +167,13 @@ class Browser:
         return thrown + [entry for entry in logged if entry["level"] == "error"]
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
+
+
 def themes(browser: Browser) -> Iterator[str]:
     """The browser asks for one colour scheme after the other, and at last for none."""
     try:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.batches import Workplace, draw, outputs
-from tilehires.batch import final
+from tests.overlap import LONG, written_late
 from tilehires.batch.behind import Behind
 from tilehires.batch.runner import run
 from tilehires.config import Config
@@ -22,8 +22,6 @@ from tilehires.images import InProcess, Isolated
 from tilehires.images.ahead import Ahead
 from tilehires.stages.check import CheckStage
 from tilehires.stages.redenoise import PassStage
-
-LONG = 60  # seconds: only a fault waits so long
 
 
 @pytest.fixture
@@ -41,21 +39,7 @@ def test_an_image_is_written_while_the_next_one_is_computed(
     draw(place.input / "a.png")
     draw(place.input / "b.png", seed=1)
     assert run(alone(quick), place.input, place.root / "alone").exit_code == ExitCode.OK
-    real_write, real_run, computing = final.write, PassStage.run, threading.Event()
-
-    def write(path: Path, *rest: Any, **named: Any) -> Any:
-        assert computing.wait(LONG), "nothing was computed meanwhile"
-        return real_write(path, *rest, **named)
-
-    def second(stage: PassStage, *rest: Any) -> Any:
-        seen.append(threading.current_thread())
-        if len(seen) == 2:
-            computing.set()
-        return real_run(stage, *rest)
-
-    seen: list[threading.Thread] = []
-    monkeypatch.setattr(final, "write", write)
-    monkeypatch.setattr(PassStage, "run", second)
+    seen = written_late(monkeypatch)
     summary = run(quick, place.input, place.output)
     assert summary.exit_code == ExitCode.OK and [record.id for record in summary.records] == ["a.png", "b.png"]
     assert set(seen) == {threading.main_thread()}, "models stay in one thread"

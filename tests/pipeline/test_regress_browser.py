@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +9,11 @@ import pytest
 
 from tests.batches import drawing
 from tests.browser import Browser, needs_chromium, themes
+from tests.browser import browser as browser  # the fixture
 from tilehires.regress import results
 from tilehires.regress.verdict import Result
 
 pytestmark = needs_chromium
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    opened = Browser(tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module")

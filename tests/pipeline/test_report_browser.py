@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,11 @@ import pytest
 from PIL import Image
 
 from tests.browser import PATIENCE, Browser, needs_chromium, themes
+from tests.browser import browser as browser  # the fixture
 from tilehires.batch.marks import Mark, read_marks
 from tilehires.report import write_page
 
 pytestmark = needs_chromium
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    opened = Browser(tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
-
 
 HOSTILE = "odd/<img src=x onerror='window.owned=1'> \"q\" & 100%25 #1?\nünï.png"
 

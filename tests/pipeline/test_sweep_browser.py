@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.browser import Browser, needs_chromium, themes
+from tests.browser import browser as browser  # the fixture
 from tilehires.report.sweep import write_sweep_page
 
 pytestmark = needs_chromium
@@ -23,13 +23,6 @@ PLACES = """[...document.querySelectorAll('.view')].map((view) => {
   const [a, b] = [view.getBoundingClientRect(), picture.getBoundingClientRect()];
   return [b.left - a.left, b.top - a.top, b.width, b.height];
 })"""
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    opened = Browser(tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 def cell(number: int, output: dict[str, Any] | None, **more: Any) -> dict[str, Any]:

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from tests.batches import draw
+from tests.overlap import LONG, written_late
 from tests.stores import listed
-from tilehires.batch import beacon, final, worker
+from tilehires.batch import beacon, worker
 from tilehires.batch.beacon import StoreBeacon
 from tilehires.batch.discover import Found
 from tilehires.batch.maker import Made, Task
@@ -30,7 +31,6 @@ from tilehires.records import ErrorRecord
 from tilehires.stages.check import CheckStage
 from tilehires.stages.redenoise import PassStage
 
-LONG = 60  # seconds: only a fault waits so long
 Begun = Callable[..., tuple[Worker, Orders]]
 
 
@@ -160,21 +160,7 @@ def test_an_image_is_written_while_the_next_one_is_computed(
     run: Begun,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real_write, real_run, computing = final.write, PassStage.run, threading.Event()
-
-    def write(path: Path, *rest: Any, **named: Any) -> Any:
-        assert computing.wait(LONG), "nothing was computed meanwhile"
-        return real_write(path, *rest, **named)
-
-    def compute(stage: PassStage, *rest: Any) -> Any:
-        seen.append(threading.current_thread())
-        if len(seen) == 2:
-            computing.set()
-        return real_run(stage, *rest)
-
-    seen: list[threading.Thread] = []
-    monkeypatch.setattr(final, "write", write)
-    monkeypatch.setattr(PassStage, "run", compute)
+    seen = written_late(monkeypatch)
     one, _ = run()
     assert one.make(task(tmp_path, "a.png", config)) == ()
     begun = time.monotonic()
