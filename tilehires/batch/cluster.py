@@ -1,10 +1,9 @@
 """The same run on several GPUs or machines, by Ray: workers that keep their models, and a driver that keeps all else.
 
-Each worker is an actor (worker.py) that gets one image after the other (todo.py), each while the one before is still checked and
-written. Only the driver holds the output folder's lock and
-writes what is shared: finished.jsonl, hashes, marks, the log, the report, what is dropped from the cache. So a run that was
-begun in one process goes on here, and the other way round. All workers have the same plan and number of threads: which of
-them makes an image changes nothing about it.
+Each worker is an actor (worker.py) that gets one image after the other (todo.py), each while the one before is still checked
+and written. Only the driver holds the output folder's lock and writes what is shared: finished.jsonl, hashes, marks, the log,
+the report, what is dropped from the cache. So a run that was begun in one process goes on here, and the other way round. All
+workers have the same plan and number of threads: which of them makes an image changes nothing about it.
 """
 
 from __future__ import annotations
